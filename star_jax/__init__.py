@@ -1,0 +1,1 @@
+"""Next-scale-prediction image generation (STAR, VAR) in JAX and Flax."""

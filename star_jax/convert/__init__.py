@@ -1,0 +1,1 @@
+"""Official PyTorch state dicts to our parameters and back."""

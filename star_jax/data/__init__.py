@@ -1,0 +1,1 @@
+"""Pictures with captions: art, generated scenes, folders."""

@@ -1,0 +1,1 @@
+"""What a picture is worth: features, scores, alignment."""

@@ -1,0 +1,1 @@
+"""Drawing tokens scale by scale, and pictures from them."""

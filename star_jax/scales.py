@@ -1,0 +1,152 @@
+"""The scales of next-scale prediction: the one static fact of a model.
+
+A `ScaleSchedule` lists the K grids that are predicted one after the other.
+Everything static that follows from them (token count, offsets, level ids,
+coordinates, guidance ramp) is computed here, once, with numpy; no other file
+derives it again. Squares are the common case; rectangles (aspect ratios) and
+`1 x w` strips (audio) are legal.
+
+K: number of scales, k: scale index, L: tokens of all scales, h w: grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+# Sides of the square maps, VAR arXiv 2404.02905 (256, 512) and STAR
+# arXiv 2406.10797 (1024).
+OFFICIAL_PATCH_NUMS = {
+  "256": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+  "512": (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
+  "1024": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+}
+ROPE_COORDS = ("checkpoint", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleSchedule:
+  """K token grids `(h_k, w_k)`, coarse to fine. Frozen and hashable."""
+
+  grids: tuple[tuple[int, int], ...]
+
+  def __post_init__(self):
+    if not self.grids:
+      raise ValueError("A scale schedule needs at least one grid, got none.")
+    for grid in self.grids:
+      if len(grid) != 2 or min(grid) < 1:
+        raise ValueError(
+          f"Every grid is a pair (height, width) of positive integers, got"
+          f" {grid!r} in {self.grids!r}."
+        )
+    last_h, last_w = self.grids[-1]
+    for h, w in self.grids:
+      if h > last_h or w > last_w:
+        raise ValueError(
+          f"No grid may be larger than the last one {self.grids[-1]}, got"
+          f" {(h, w)}."
+        )
+
+  @classmethod
+  def from_patch_nums(
+    cls, patch_nums: Sequence[int | Sequence[int]]
+  ) -> ScaleSchedule:
+    """From sides of squares and / or `(h, w)` pairs, as configs write it."""
+    grids = []
+    for side in patch_nums:
+      if isinstance(side, (int, np.integer)):
+        grids.append((int(side), int(side)))
+      else:
+        grids.append(tuple(int(s) for s in side))
+    return cls(tuple(grids))
+
+  @classmethod
+  def from_name(cls, name: str) -> ScaleSchedule:
+    """One of the official schedules: '256', '512' or '1024'."""
+    if str(name) not in OFFICIAL_PATCH_NUMS:
+      raise ValueError(
+        f"Unknown schedule {name!r}; the official ones are"
+        f" {', '.join(OFFICIAL_PATCH_NUMS)}."
+      )
+    return cls.from_patch_nums(OFFICIAL_PATCH_NUMS[str(name)])
+
+  @property
+  def num_scales(self) -> int:
+    """K."""
+    return len(self.grids)
+
+  @property
+  def final_grid(self) -> tuple[int, int]:
+    """(h, w) of the last map, which is the latent grid of the tokenizer."""
+    return self.grids[-1]
+
+  @functools.cached_property
+  def lengths(self) -> tuple[int, ...]:
+    """Tokens of every scale, h_k * w_k."""
+    return tuple(h * w for h, w in self.grids)
+
+  @functools.cached_property
+  def num_tokens(self) -> int:
+    """L, the tokens of all scales."""
+    return sum(self.lengths)
+
+  @functools.cached_property
+  def begin_ends(self) -> tuple[tuple[int, int], ...]:
+    """K pairs of offsets into the concatenation of all scales."""
+    ends = np.cumsum(self.lengths)
+    return tuple(
+      (int(end) - n, int(end)) for end, n in zip(ends, self.lengths)
+    )
+
+  @functools.cached_property
+  def level_ids(self) -> np.ndarray:
+    """int32 [L]: which scale each token belongs to."""
+    return np.repeat(
+      np.arange(self.num_scales, dtype=np.int32), self.lengths
+    )
+
+  def scale_mask(self) -> np.ndarray:
+    """bool [L, L], True where a query (row) may see a key: own and coarser."""
+    lvl = self.level_ids
+    return lvl[:, None] >= lvl[None, :]
+
+  def cfg_ratio(self, k: int) -> float:
+    """k / (K - 1), the linear guidance ramp (0 for a single scale)."""
+    return k / (self.num_scales - 1) if self.num_scales > 1 else 0.0
+
+  def coordinates(
+    self, k: int, rope_norm: float, rope_coords: str = "checkpoint"
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column coordinate of every token of scale k, row by row.
+
+    Args:
+      k: scale index.
+      rope_norm: common range that each axis is stretched to; -1 leaves the
+        integer coordinates as they are (plain RoPE).
+      rope_coords: "checkpoint" is the form in the official weights: 0-based,
+        divided by the largest coordinate. "paper" is i / h_k * rope_norm,
+        1-based (STAR section 3.3, with rope_norm the side of the last map).
+
+    Returns:
+      Two float64 arrays [h_k * w_k]: y (row) and x (column). A side of length
+      1 stays at 0 in the "checkpoint" form.
+    """
+    if rope_coords not in ROPE_COORDS:
+      raise ValueError(
+        f"rope_coords is one of {ROPE_COORDS}, got {rope_coords!r}."
+      )
+    axes = []
+    for n in self.grids[k]:
+      i = np.arange(n, dtype=np.float64)
+      if rope_norm == -1:
+        axis = i
+      elif rope_coords == "paper":
+        axis = (i + 1) / n * rope_norm
+      else:
+        axis = i / max(n - 1, 1) * rope_norm
+      axes.append(axis)
+    y, x = np.meshgrid(*axes, indexing="ij")
+    return y.reshape(-1), x.reshape(-1)

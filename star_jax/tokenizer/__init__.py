@@ -1,0 +1,1 @@
+"""Image tokenizer: multi-scale residual VQVAE."""
