@@ -1,0 +1,267 @@
+"""Renaming PyTorch state dicts into our parameter trees and back.
+
+A conversion is an ordered tuple of `Rule`s. Each names one family of keys on
+both sides with templates:
+
+  Rule("blocks.{layer}.attn.proj.weight", "blocks/attn/proj/kernel", LINEAR)
+  Rule("encoder.down.{i}.conv.bias", "encoder/down_{i}/conv/bias", COPY)
+  ignore("quantize.ema_vocab_hit_SV", shape=(4, 64))
+
+`{layer}` on the left only means that our side stacks the layers along a
+leading axis; every other placeholder stands for the same word on both sides
+(no dots, no slashes). The first rule that matches wins. Nothing is skipped in
+silence: an unknown key, a missing key, a parameter without a rule and a shape
+that differs are errors that name the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+LAYER = "layer"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+  """A change of layout; `rank` is the rank on the PyTorch side (None: any)."""
+
+  name: str
+  to_jax: Callable[[np.ndarray], np.ndarray]
+  to_torch: Callable[[np.ndarray], np.ndarray]
+  rank: int | None = None
+
+
+COPY = Transform("copy", lambda x: x, lambda x: x)
+# (out, in) <-> (in, out)
+LINEAR = Transform("linear", lambda x: x.T, lambda x: x.T, rank=2)
+# (out, in, h, w) <-> (h, w, in, out)
+CONV = Transform(
+  "conv",
+  lambda x: x.transpose(2, 3, 1, 0),
+  lambda x: x.transpose(3, 2, 0, 1),
+  rank=4,
+)
+# A 1x1 convolution that our side writes as a matrix: (out, in, 1, 1) <->
+# (in, out).
+CONV_1X1 = Transform(
+  "conv_1x1",
+  lambda x: x[:, :, 0, 0].T,
+  lambda x: x.T[:, :, None, None],
+  rank=4,
+)
+
+
+def squeeze(*axes: int) -> Transform:
+  """Drops axes of length 1 that only PyTorch keeps (`scale_mul_1H11`)."""
+  return Transform(
+    f"squeeze{axes}",
+    lambda x: np.squeeze(x, axes),
+    lambda x: np.expand_dims(x, axes),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """One family of keys; `path` None marks keys that have no counterpart.
+
+  Attributes:
+    key: template of the PyTorch key.
+    path: template of our path, '/'-joined, or None to ignore the key.
+    transform: change of layout between the two.
+    shape: of ignored keys only: what `jax_to_torch` writes zeros of (None:
+      the key is not written).
+    layers: of ignored keys with `{layer}` only: how many are written.
+    dtype: of ignored keys only: what is written.
+  """
+
+  key: str
+  path: str | None
+  transform: Transform = COPY
+  shape: tuple[int, ...] | None = None
+  layers: int | None = None
+  dtype: str = "float32"
+
+  @property
+  def stacked(self) -> bool:
+    """Whether our side holds all layers of this family in one array."""
+    return (
+      self.path is not None
+      and f"{{{LAYER}}}" in self.key
+      and f"{{{LAYER}}}" not in self.path
+    )
+
+
+def ignore(
+  key: str,
+  shape: Sequence[int] | None = None,
+  layers: int | None = None,
+  dtype: str = "float32",
+) -> Rule:
+  """A key of the state dict without a counterpart on our side.
+
+  Args:
+    key: template of the PyTorch key.
+    shape: if given, `jax_to_torch` writes zeros of it, so that PyTorch's
+      strict loading accepts the result.
+    layers: number of copies to write when the key contains `{layer}`.
+    dtype: of these zeros.
+  """
+  shape = None if shape is None else tuple(shape)
+  return Rule(key, None, shape=shape, layers=layers, dtype=dtype)
+
+
+def torch_to_jax(
+  state: Mapping[str, np.ndarray],
+  rules: Sequence[Rule],
+  template: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Our parameters from a PyTorch state dict.
+
+  Args:
+    state: arrays by official key name, PyTorch layouts.
+    rules: see the module docstring.
+    template: tree of arrays or `ShapeDtypeStruct`s, the tree to fill, as
+      `jax.eval_shape(module.init, ...)["params"]` gives it.
+
+  Returns:
+    A nested dict of numpy arrays with the shapes and dtypes of `template`.
+
+  Raises:
+    ValueError: keys unknown or missing, or a shape that differs; every one of
+      them is named.
+  """
+  flat = traverse_util.flatten_dict(template, sep="/")
+  plan = {path: _locate(path, leaf.shape, rules) for path, leaf in flat.items()}
+  expected = {key for _, keys in plan.values() for key in keys}
+  _check_keys(set(state), expected, rules)
+
+  params = {}
+  for path, (rule, keys) in plan.items():
+    leaf = flat[path]
+    shape = leaf.shape[1:] if rule.stacked else leaf.shape
+    parts = [_to_jax(state[key], key, rule, shape) for key in keys]
+    value = np.stack(parts) if rule.stacked else parts[0]
+    params[path] = np.ascontiguousarray(value, dtype=leaf.dtype)
+  return traverse_util.unflatten_dict(params, sep="/")
+
+
+def jax_to_torch(
+  params: Mapping[str, Any], rules: Sequence[Rule]
+) -> dict[str, np.ndarray]:
+  """The inverse of `torch_to_jax`: official key names and layouts.
+
+  Keys that our side does not have are written as zeros where their rule
+  states a shape.
+
+  Args:
+    params: nested dict of arrays.
+    rules: the rules that read the state dict.
+
+  Returns:
+    Arrays by official key name.
+
+  Raises:
+    ValueError: a parameter has no rule, or two give the same key.
+  """
+  state: dict[str, np.ndarray] = {}
+  for path, value in traverse_util.flatten_dict(params, sep="/").items():
+    value = np.asarray(value)
+    rule, keys = _locate(path, value.shape, rules)
+    parts = value if rule.stacked else [value]
+    for key, part in zip(keys, parts):
+      if key in state:
+        raise ValueError(f"Two parameters are written to the key {key!r}.")
+      state[key] = np.ascontiguousarray(rule.transform.to_torch(part))
+  for rule in rules:
+    if rule.path is None and rule.shape is not None:
+      for key in _ignored_keys(rule):
+        state.setdefault(key, np.zeros(rule.shape, rule.dtype))
+  return state
+
+
+def _locate(
+  path: str, shape: tuple[int, ...], rules: Sequence[Rule]
+) -> tuple[Rule, list[str]]:
+  """The rule of one of our parameters and the key(s) it corresponds to."""
+  for rule in rules:
+    if rule.path is None:
+      continue
+    match = _regex(rule.path).fullmatch(path)
+    if match is None:
+      continue
+    words = match.groupdict()
+    if not rule.stacked:
+      return rule, [rule.key.format(**words)]
+    layers = range(shape[0])
+    return rule, [rule.key.format(**words, **{LAYER: i}) for i in layers]
+  raise ValueError(f"No conversion rule for our parameter {path!r}.")
+
+
+def _regex(template: str) -> re.Pattern[str]:
+  """Matches the strings a template stands for; a word is a named group."""
+  seen: set[str] = set()
+  out, end = [], 0
+  for match in _PLACEHOLDER.finditer(template):
+    name = match.group(1)
+    out.append(re.escape(template[end : match.start()]))
+    out.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^./]+?)")
+    seen.add(name)
+    end = match.end()
+  out.append(re.escape(template[end:]))
+  return re.compile("".join(out))
+
+
+def _check_keys(given: set[str], expected: set[str], rules: Sequence[Rule]):
+  """Raises unless every key is known and none is missing."""
+  ignored = [_regex(rule.key) for rule in rules if rule.path is None]
+  unknown = sorted(
+    key
+    for key in given - expected
+    if not any(regex.fullmatch(key) for regex in ignored)
+  )
+  missing = sorted(expected - given)
+  problems = []
+  if unknown:
+    problems.append(f"{len(unknown)} unknown key(s): {_shorten(unknown)}")
+  if missing:
+    problems.append(f"{len(missing)} missing key(s): {_shorten(missing)}")
+  if problems:
+    raise ValueError(
+      f"The state dict does not fit this model: {'; '.join(problems)}."
+    )
+
+
+def _shorten(keys: list[str], most: int = 8) -> str:
+  listed = ", ".join(keys[:most])
+  return listed if len(keys) <= most else f"{listed}, ..."
+
+
+def _to_jax(
+  value: np.ndarray, key: str, rule: Rule, shape: tuple[int, ...]
+) -> np.ndarray:
+  """One array in our layout, checked against the shape our side expects."""
+  value = np.asarray(value)
+  # A view without memory: only its shape in the PyTorch layout is of interest.
+  wanted = rule.transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+  if value.shape != wanted:
+    raise ValueError(
+      f"{key!r} has shape {value.shape}, this model needs {wanted}."
+    )
+  return rule.transform.to_jax(value)
+
+
+def _ignored_keys(rule: Rule) -> list[str]:
+  if f"{{{LAYER}}}" not in rule.key:
+    return [rule.key]
+  if rule.layers is None:
+    raise ValueError(
+      f"The ignored key {rule.key!r} has a shape but no number of layers."
+    )
+  return [rule.key.format(**{LAYER: i}) for i in range(rule.layers)]
