@@ -20,6 +20,7 @@ from star_jax.text.states import TextStates
 
 ROWS = 16  # prompts a call; more rows do not run faster on a CPU
 _SHORTEST = 16  # tokens; shorter prompts are padded to it
+_STEP = 8  # tokens; one compilation (about a second) for each length in use
 
 # (params, ids_BT int32, mask_BT bool) -> (text_BTD, pooled_BD), float32.
 Forward = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -121,10 +122,5 @@ class FrozenEncoder:
 
 
 def bucket_lengths(max_tokens: int) -> tuple[int, ...]:
-  """Doubling lengths up to the window: 77 -> (16, 32, 64, 77)."""
-  lengths = []
-  length = _SHORTEST
-  while length < max_tokens:
-    lengths.append(length)
-    length *= 2
-  return (*lengths, max_tokens)
+  """Lengths that the network is compiled for: 32 -> (16, 24, 32)."""
+  return (*range(_SHORTEST, max_tokens, _STEP), max_tokens)
