@@ -177,14 +177,19 @@ def apply_features(params: Mapping, image_BHW3):
   return _relu6(_pointwise(x, params["head"])).mean((1, 2))
 
 
+def to_input_size(image_BHW3):
+  """uint8 pictures of any size -> float32 [B, 128, 128, 3] in [0, 255]."""
+  x = image_BHW3.astype(jnp.float32)
+  shape = (x.shape[0], INPUT_SIZE, INPUT_SIZE, 3)
+  if x.shape != shape:
+    # Antialiased bicubic; it may overshoot.
+    x = jnp.clip(jax.image.resize(x, shape, "cubic"), 0, 255)
+  return x
+
+
 @jax.jit
 def _step(params, image_BHW3):
-  """uint8 pictures of any size -> float32 [B, 1280]."""
-  b = image_BHW3.shape[0]
-  x = image_BHW3.astype(jnp.float32)
-  if x.shape[1:3] != (INPUT_SIZE, INPUT_SIZE):
-    x = jax.image.resize(x, (b, INPUT_SIZE, INPUT_SIZE, 3), "cubic")
-  return apply_features(params, jnp.clip(x, 0, 255))
+  return apply_features(params, to_input_size(image_BHW3))
 
 
 class FeatureNetwork:
