@@ -1,0 +1,116 @@
+"""Keeping the codebook in use: data-dependent start, revival of dead codes.
+
+The official start (uniform in +-1/V) leaves most entries far from any feature
+vector, and entries that are never chosen never learn. Short trainings cannot
+wait for that to resolve itself. Both helpers are pure functions that a
+training task calls between steps; `VQVAE.residuals` gives the candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.tokenizer import resize
+from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.quantizer import Quantizer
+
+# Noise on copied vectors, relative to their spread, so that no two codes are
+# equal (the first of two equal codes would take every hit).
+JITTER = 0.01
+
+
+def init_codebook_from_features(
+  params: Mapping[str, Any],
+  f_BhwCv: jax.Array,
+  key: jax.Array,
+  config: VQVAEConfig,
+) -> dict[str, Any]:
+  """Parameters whose codebook is made of the data's own residuals.
+
+  Scale by scale, a share of the codebook (in proportion to the square root of
+  the tokens of the scale) is drawn from the residual vectors of that scale,
+  which are then quantized with the codes drawn so far.
+
+  Args:
+    params: parameters of a `VQVAE`.
+    f_BhwCv: features of some images (`VQVAE.features`), float32; of the order
+      of V / h / w images or more.
+    key: PRNG key.
+    config: of the same tokenizer.
+
+  Returns:
+    A copy of `params` with another "quantizer/codebook_VCv".
+  """
+  quantizer = Quantizer(config)
+  quantizer_params = dict(params["quantizer"])
+  schedule = config.schedule
+  weights = np.sqrt(np.asarray(schedule.lengths, np.float64))
+  ends = np.round(
+    np.cumsum(weights) / weights.sum() * config.vocab_size
+  ).astype(int)
+  f_rest = jnp.asarray(f_BhwCv, jnp.float32)
+  codes_VCv = jnp.zeros((0, config.code_dim), jnp.float32)
+  for k, grid in enumerate(schedule.grids):
+    z_BhwCv = resize.shrink(f_rest, grid)
+    z_NCv = einops.rearrange(z_BhwCv, "b h w c -> (b h w) c")
+    wanted = int(ends[k]) - codes_VCv.shape[0]
+    fresh = draw_candidates(z_NCv, wanted, jax.random.fold_in(key, k))
+    codes_VCv = jnp.concatenate([codes_VCv, fresh])
+    # Not yet drawn entries repeat drawn ones, so that they change nothing.
+    filled = jnp.resize(codes_VCv, (config.vocab_size, config.code_dim))
+    quantizer_params["codebook_VCv"] = filled
+    f_rest = f_rest - _approximation(quantizer, quantizer_params, k, z_NCv)
+  return {**params, "quantizer": quantizer_params}
+
+
+def revive_codes(
+  codebook_VCv: jax.Array,
+  usage_V: jax.Array,
+  candidates_NCv: jax.Array,
+  key: jax.Array,
+  threshold: float,
+) -> tuple[jax.Array, jax.Array]:
+  """Replaces hardly used codes by vectors that the codebook should explain.
+
+  Args:
+    codebook_VCv: codebook.
+    usage_V: running mean of each code's hits, in any unit.
+    candidates_NCv: recent residual vectors (`VQVAE.residuals`, flattened).
+    key: PRNG key.
+    threshold: codes with usage below it are replaced, same unit as usage.
+
+  Returns:
+    The codebook and a bool [V], True where a code was replaced: the caller
+    resets the usage (and the optimizer's moments) there, or the code dies
+    again before it had a chance.
+  """
+  dead_V = usage_V < threshold
+  fresh_VCv = draw_candidates(candidates_NCv, codebook_VCv.shape[0], key)
+  return jnp.where(dead_V[:, None], fresh_VCv, codebook_VCv), dead_V
+
+
+def draw_candidates(
+  candidates_NCv: jax.Array, count: int, key: jax.Array
+) -> jax.Array:
+  """[count, Cv]: distinct candidates first, repeats only when they run out."""
+  order_key, noise_key = jax.random.split(key)
+  order_N = jax.random.permutation(order_key, candidates_NCv.shape[0])
+  drawn = candidates_NCv[jnp.resize(order_N, count)]
+  noise = jax.random.normal(noise_key, drawn.shape)
+  return drawn + JITTER * jnp.std(candidates_NCv) * noise
+
+
+def _approximation(
+  quantizer: Quantizer, params: Mapping[str, Any], k: int, z_NCv: jax.Array
+) -> jax.Array:
+  """What scale k subtracts from the residual, [B, h, w, Cv]."""
+  idx_N = quantizer.apply({"params": params}, z_NCv, method="nearest")
+  length = quantizer.config.schedule.lengths[k]
+  idx_Bl = einops.rearrange(idx_N, "(b l) -> b l", l=length)
+  return quantizer.apply({"params": params}, k, idx_Bl, method="contribution")

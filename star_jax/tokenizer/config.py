@@ -1,0 +1,130 @@
+"""What an image tokenizer is made of, as one frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from star_jax.scales import ScaleSchedule
+
+VQ_LOSS_REDUCTIONS = ("mean", "sum")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class VQVAEConfig:
+  """A VQVAE with a multi-scale residual quantizer (VAR, Algorithms 1 and 2).
+
+  Attributes:
+    schedule: the token grids; the last one is the latent grid.
+    vocab_size: V, entries of the codebook.
+    code_dim: Cv, width of a code.
+    ch: base width of encoder and decoder.
+    ch_mult: width factor of each resolution, finest first.
+    num_res_blocks: residual blocks per resolution (the decoder has one more).
+    dropout: rate inside the residual blocks.
+    attention: single-head attention at the coarsest resolution and in the
+      middle, as in the official layout.
+    patch_size: pixels per side that are folded into channels before the
+      encoder and unfolded after the decoder; 1 is the official layout, larger
+      values make small models cheap.
+    quant_conv_ks: kernel side of the convolutions around the quantizer.
+    quant_resi: mixing ratio of phi; its sign is dropped, 0 switches phi off.
+    share_quant_resi: number of phi convolutions; 0 is one per scale.
+    beta: weight of the commitment loss.
+    using_znorm: choose codes by cosine similarity instead of distance.
+    vq_loss_reduction: "mean" over scales (VAR) or "sum" (STAR's copy).
+    dtype: compute dtype of encoder and decoder. The quantizer and the two
+      convolutions around it are always float32.
+  """
+
+  schedule: ScaleSchedule
+  vocab_size: int
+  code_dim: int
+  ch: int
+  ch_mult: tuple[int, ...]
+  num_res_blocks: int
+  dropout: float = 0.0
+  attention: bool = True
+  patch_size: int = 1
+  quant_conv_ks: int = 3
+  quant_resi: float = 0.5
+  share_quant_resi: int = 4
+  beta: float = 0.25
+  using_znorm: bool = False
+  vq_loss_reduction: str = "mean"
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
+    for name in ("vocab_size", "code_dim", "ch", "patch_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} of a tokenizer is at least 1, got {getattr(self, name)}."
+        )
+    if not self.ch_mult or min(self.ch_mult) < 1:
+      raise ValueError(
+        f"ch_mult is a non-empty tuple of positive integers, got"
+        f" {self.ch_mult}."
+      )
+    if self.share_quant_resi < 0:
+      raise ValueError(
+        f"share_quant_resi is 0 (one phi per scale) or the number of phi"
+        f" convolutions, got {self.share_quant_resi}."
+      )
+    if self.quant_conv_ks < 1 or self.quant_conv_ks % 2 == 0:
+      raise ValueError(
+        f"quant_conv_ks is a positive odd number, got {self.quant_conv_ks}."
+      )
+    if self.vq_loss_reduction not in VQ_LOSS_REDUCTIONS:
+      raise ValueError(
+        f"vq_loss_reduction is one of {VQ_LOSS_REDUCTIONS}, got"
+        f" {self.vq_loss_reduction!r}."
+      )
+    if self.dtype not in DTYPES:
+      raise ValueError(f"dtype is one of {DTYPES}, got {self.dtype!r}.")
+
+  @property
+  def downsample(self) -> int:
+    """Pixels per latent position and axis."""
+    return self.patch_size * 2 ** (len(self.ch_mult) - 1)
+
+  @property
+  def image_size(self) -> tuple[int, int]:
+    """(H, W) in pixels, the only size this tokenizer takes."""
+    h, w = self.schedule.final_grid
+    return h * self.downsample, w * self.downsample
+
+  def to_dict(self) -> dict[str, Any]:
+    """JSON-able; the schedule is a list of [height, width] pairs."""
+    # Not `asdict`: it would descend into the schedule.
+    out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    out["schedule"] = [list(grid) for grid in self.schedule.grids]
+    out["ch_mult"] = list(self.ch_mult)
+    return out
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> VQVAEConfig:
+    """The inverse of `to_dict`.
+
+    Raises:
+      ValueError: a key is unknown or missing.
+    """
+    values = dict(values)
+    known = {f.name for f in dataclasses.fields(cls)}
+    needed = {
+      f.name
+      for f in dataclasses.fields(cls)
+      if f.default is dataclasses.MISSING
+    }
+    unknown, missing = sorted(set(values) - known), sorted(needed - set(values))
+    if unknown:
+      raise ValueError(
+        f"Unknown tokenizer setting(s) {', '.join(unknown)}; known are"
+        f" {', '.join(sorted(known))}."
+      )
+    if missing:
+      raise ValueError(f"Missing tokenizer setting(s): {', '.join(missing)}.")
+    values["schedule"] = ScaleSchedule.from_patch_nums(values["schedule"])
+    return cls(**values)
