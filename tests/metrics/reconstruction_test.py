@@ -1,29 +1,57 @@
 """Reconstruction measures against direct computation on a tiny tokenizer."""
 
-import jax
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from star_jax.metrics import reconstruction as rec
 from star_jax.scales import ScaleSchedule
-from star_jax.tokenizer.config import VQVAEConfig
-from star_jax.tokenizer.vqvae import VQVAE
+
+
+class PooledGray:
+  """A tokenizer small enough to compile at once: gray levels of three grids.
+
+  Scale k is the average gray of each cell in 32 levels; the picture is the
+  finest grid (in the picture after scale k: grid k), repeated.
+  """
+
+  config = SimpleNamespace(
+    schedule=ScaleSchedule.from_patch_nums((1, 2, 4)),
+    vocab_size=32,
+    image_size=(8, 8),
+  )
+
+  def apply(self, variables, x, method):
+    return getattr(self, method)(x)
+
+  def encode(self, x):
+    tokens = []
+    for n, _ in self.config.schedule.grids:
+      cells = x.reshape(x.shape[0], n, 8 // n, n, 8 // n, 3)
+      gray = cells.mean((2, 4, 5)).reshape(x.shape[0], -1)
+      tokens.append(jnp.round((gray + 1) * 15.5).astype(jnp.int32))
+    return jnp.concatenate(tokens, axis=1)
+
+  def _picture(self, idx, k):
+    begin, end = self.config.schedule.begin_ends[k]
+    n = self.config.schedule.grids[k][0]
+    gray = idx[:, begin:end].reshape(-1, n, n, 1) / 15.5 - 1
+    gray = gray.repeat(8 // n, 1).repeat(8 // n, 2)
+    return jnp.broadcast_to(gray, (*gray.shape[:3], 3))
+
+  def tokens_to_image(self, idx):
+    return self._picture(idx, 2)
+
+  def reconstruct_scales(self, x):
+    idx = self.encode(x)
+    return jnp.stack([self._picture(idx, k) for k in range(3)])
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-  config = VQVAEConfig(
-    schedule=ScaleSchedule.from_patch_nums((1, 2, 4)),
-    vocab_size=32,
-    code_dim=4,
-    ch=32,
-    ch_mult=(1, 1),
-    num_res_blocks=1,
-  )
-  vqvae = VQVAE(config)
-  x = jnp.zeros((1, *config.image_size, 3))
-  return vqvae, jax.jit(vqvae.init)(jax.random.key(0), x)["params"]
+  return PooledGray(), {}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +123,7 @@ def test_batch_size_does_not_matter(tokenizer, pictures):
   a = _evaluate(tokenizer, pictures)
   b = _evaluate(tokenizer, pictures, batch_size=4)
   np.testing.assert_array_equal(a.counts_KV, b.counts_KV)
-  np.testing.assert_allclose(a.mse["art"], b.mse["art"], rtol=1e-2)
+  np.testing.assert_allclose(a.mse["art"], b.mse["art"], rtol=1e-6)
 
 
 def test_bad_pictures(tokenizer):
