@@ -1,0 +1,212 @@
+"""Attention without an L x L mask, and the cache for decoding.
+
+A token of scale k sees all tokens of scales <= k. For the whole sequence that
+is one rectangle per scale: its queries against a static prefix of the keys.
+
+B: batch, L: tokens of all scales, l: of one scale, S: cache length,
+N: heads, d: head channels, C = N d, q: queries of a block, m: keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from star_jax.model.config import StarConfig
+
+BACKENDS = ("xla",)
+# Early scales are packed together up to this many queries: one masked product
+# of this size costs less than the calls for a handful of 1x1 and 2x2 grids.
+PACKED_QUERIES = 16
+
+
+@flax.struct.dataclass
+class KVCache:
+  """Keys (rotated, normalised) and values of the scales decoded so far.
+
+  k, v: [layers, B, S, C], S = L minus the last scale, which nobody reads.
+  """
+
+  k: jax.Array
+  v: jax.Array
+
+
+def init_cache(config: StarConfig, batch: int, dtype=None) -> KVCache:
+  """A full-length cache of zeros in `dtype` (default: the compute dtype)."""
+  shape = (config.depth, batch, config.cache_length, config.width)
+  dtype = jnp.dtype(dtype or config.dtype)
+  return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rectangle:
+  """Queries [begin, end) against keys [0, end), in `blocks` equal parts.
+
+  `levels` has the scale lengths if several scales share the rectangle; their
+  own corner [begin, end) x [begin, end) then needs a mask.
+  """
+
+  begin: int
+  end: int
+  blocks: int
+  levels: tuple[int, ...]
+
+  def mask(self) -> np.ndarray | None:
+    """bool [end - begin, end], or None if every query sees every key."""
+    if len(self.levels) == 1:
+      return None
+    lvl = np.repeat(np.arange(len(self.levels)), self.levels)
+    corner = lvl[:, None] >= lvl[None, :]
+    return np.pad(corner, ((0, 0), (self.begin, 0)), constant_values=True)
+
+
+@functools.cache
+def attention_plan(
+  lengths: tuple[int, ...], query_block: int
+) -> tuple[Rectangle, ...]:
+  """Static rectangles that cover the scale-causal pattern exactly.
+
+  Args:
+    lengths: tokens of every scale that are present, coarse to fine.
+    query_block: most queries of one block; longer scales are cut into equal
+      blocks (the last one padded).
+  """
+  plan, begin, packed = [], 0, []
+  limit = min(PACKED_QUERIES, query_block)
+  for i, length in enumerate(lengths):
+    packed.append(length)
+    last = i + 1 == len(lengths)
+    if not last and sum(packed) + lengths[i + 1] <= limit:
+      continue
+    end = begin + sum(packed)
+    blocks = -(-(end - begin) // query_block)
+    plan.append(Rectangle(begin, end, blocks, tuple(packed)))
+    begin, packed = end, []
+  return tuple(plan)
+
+
+def attend(
+  q_BNqd: jax.Array,
+  k_BNmd: jax.Array,
+  v_BNmd: jax.Array,
+  scale: float,
+  mask: jax.Array | np.ndarray | None = None,
+) -> jax.Array:
+  """Softmax attention, logits and softmax in float32; a row that sees no key
+  yields 0.
+
+  `mask` is bool, True = keep, broadcastable to [B, N, q, m].
+  """
+  logits = jnp.einsum(
+    "bnqd,bnmd->bnqm", q_BNqd, k_BNmd, preferred_element_type=jnp.float32
+  )
+  if scale != 1.0:
+    logits = logits * scale
+  if mask is not None:
+    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+  probs = jax.nn.softmax(logits, axis=-1)
+  if isinstance(mask, jax.Array):
+    # Masks known at trace time leave every query a key; text masks may not.
+    probs = jnp.where(mask.any(-1, keepdims=True), probs, 0.0)
+  return jnp.einsum("bnqm,bnmd->bnqd", probs.astype(v_BNmd.dtype), v_BNmd)
+
+
+def _blocked(q, k, v, scale: float, rect: Rectangle) -> jax.Array:
+  """One rectangle, block after block; backward recomputes each block."""
+  size = -(-(rect.end - rect.begin) // rect.blocks)
+  padding = size * rect.blocks - (rect.end - rect.begin)
+  q = jnp.pad(q, ((0, 0), (0, 0), (0, padding), (0, 0)))
+  q = rearrange(q, "b n (g q) d -> g b n q d", g=rect.blocks)
+  body = jax.checkpoint(lambda q: attend(q, k, v, scale))
+  out = rearrange(jax.lax.map(body, q), "g b n q d -> b n (g q) d")
+  return out[:, :, : rect.end - rect.begin]
+
+
+def scale_causal_attention(
+  q_BNLd: jax.Array,
+  k_BNLd: jax.Array,
+  v_BNLd: jax.Array,
+  lengths: Sequence[int],
+  *,
+  scale: float = 1.0,
+  query_block: int = 256,
+  backend: str = "xla",
+) -> jax.Array:
+  """Self-attention of all scales at once: [B, N, L, d] -> [B, N, L, d].
+
+  Args:
+    lengths: tokens of every scale, summing to L.
+    scale: factor on the logits.
+    query_block: most queries of one block; it bounds every temporary at
+      [B, N, query_block, L].
+    backend: "xla", plain products.
+  """
+  if backend not in BACKENDS:
+    raise ValueError(
+      f"Attention backend is one of {BACKENDS}, got {backend!r}."
+    )
+  assert sum(lengths) == q_BNLd.shape[2], (lengths, q_BNLd.shape)
+  plan = attention_plan(tuple(lengths), query_block)
+  # Probabilities of short sequences are kept for the backward pass; of long
+  # ones they would dwarf everything else, so they are computed again.
+  recompute = sum(lengths) > query_block
+  out = []
+  for rect in plan:
+    q = q_BNLd[:, :, rect.begin : rect.end]
+    k, v = k_BNLd[:, :, : rect.end], v_BNLd[:, :, : rect.end]
+    if rect.blocks > 1:
+      out.append(_blocked(q, k, v, scale, rect))
+      continue
+    one = functools.partial(attend, scale=scale, mask=rect.mask())
+    out.append((jax.checkpoint(one) if recompute else one)(q, k, v))
+  return jnp.concatenate(out, axis=2)
+
+
+def cached_attention(
+  q_BNld: jax.Array,
+  k_BlC: jax.Array,
+  v_BlC: jax.Array,
+  cache: KVCache,
+  layer: jax.Array,
+  begin: int,
+  *,
+  scale: float,
+  query_block: int,
+) -> tuple[jax.Array, KVCache]:
+  """One scale against itself and everything before it.
+
+  Writes the scale's keys and values into `cache` at (layer, begin), unless it
+  is the last scale, whose keys no later scale reads.
+  """
+  num_heads, num_new = q_BNld.shape[1], k_BlC.shape[1]
+  _, batch, length, width = cache.k.shape
+  end = begin + num_new
+  stored = {}
+  for name, new in (("k", k_BlC), ("v", v_BlC)):
+    slab = getattr(cache, name)
+    new = new.astype(slab.dtype)
+    if end <= length:
+      slab = jax.lax.dynamic_update_slice(slab, new[None], (layer, 0, begin, 0))
+    stored[name] = slab
+  read = []
+  for name, new in (("k", k_BlC), ("v", v_BlC)):
+    kept = end if end <= length else begin
+    past = jax.lax.dynamic_slice(
+      stored[name], (layer, 0, 0, 0), (1, batch, kept, width)
+    )[0].astype(q_BNld.dtype)
+    if end > length:
+      past = jnp.concatenate([past, new.astype(past.dtype)], axis=1)
+    read.append(rearrange(past, "b m (n d) -> b n m d", n=num_heads))
+  k, v = read
+  blocks = -(-num_new // query_block)
+  rect = Rectangle(0, num_new, blocks, (num_new,))
+  if blocks > 1:
+    return _blocked(q_BNld, k, v, scale, rect), KVCache(**stored)
+  return attend(q_BNld, k, v, scale), KVCache(**stored)

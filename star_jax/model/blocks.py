@@ -1,0 +1,323 @@
+"""The transformer block and its parts, from small to large.
+
+One block serves training (all scales at once) and decoding (one scale and the
+cache); which of the two it is, is a static field of `BlockContext`.
+
+B: batch, K: scales, L: tokens at hand (all scales, or one), T: text tokens,
+D: text width, C: width, N: heads, d: head channels, p: rotation planes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from star_jax.model.attention import (
+  KVCache,
+  attend,
+  cached_attention,
+  scale_causal_attention,
+)
+from star_jax.model.config import StarConfig
+from star_jax.model.rope import apply_rope
+
+MAX_LOG_SCALE = math.log(100.0)
+INIT_LOG_SCALE = math.log(4.0)
+
+
+@flax.struct.dataclass
+class CrossKV:
+  """Keys and values of the text for all layers, computed once per prompt.
+
+  k, v: [layers, B, T, C] in the compute dtype (None without
+    cross-attention). mask_BT: bool, True = attend.
+  """
+
+  k: jax.Array | None
+  v: jax.Array | None
+  mask_BT: jax.Array
+
+  def __getitem__(self, rows) -> CrossKV:
+    """The prompts `rows`: a slice or an array of indices."""
+    k, v = (None if x is None else x[:, rows] for x in (self.k, self.v))
+    return CrossKV(k, v, self.mask_BT[rows])
+
+
+@flax.struct.dataclass
+class LayerInputs:
+  """What differs from layer to layer besides parameters (scanned over)."""
+
+  index: jax.Array  # int32
+  drop_rate: jax.Array  # float32
+  cross_k_BTC: jax.Array | None
+  cross_v_BTC: jax.Array | None
+
+
+@flax.struct.dataclass
+class BlockContext:
+  """What all layers share.
+
+  cos_Lp, sin_Lp: rotary tables of the tokens at hand, None without RoPE.
+  mask_BT: text tokens to attend to.
+  cond_L6C: modulation of each token before the layer's own offset, None
+    without adaptive norm.
+  lengths: tokens of every scale at hand.
+  begin: offset of the scale that is decoded; None: all scales at once.
+  deterministic: no drop path.
+  """
+
+  cos_Lp: jax.Array | None
+  sin_Lp: jax.Array | None
+  mask_BT: jax.Array
+  cond_L6C: jax.Array | None
+  lengths: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  begin: int | None = flax.struct.field(pytree_node=False)
+  deterministic: bool = flax.struct.field(pytree_node=False)
+
+
+def weight_init(std: float):
+  """Normal cut at absolute values of 2, the official initialiser."""
+
+  def init(key, shape, dtype=jnp.float32):
+    drawn = jax.random.truncated_normal(key, -2.0 / std, 2.0 / std, shape)
+    return (std * drawn).astype(dtype)
+
+  return init
+
+
+def layer_norm(x_BLC: jax.Array, eps: float) -> jax.Array:
+  """Without affine; float32 inside and out."""
+  x = x_BLC.astype(jnp.float32)
+  x = x - x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
+  """Unit length along the last axis; float32 inside, x's dtype out."""
+  y = x.astype(jnp.float32)
+  norm2 = jnp.square(y).sum(-1, keepdims=True)
+  return (y * jax.lax.rsqrt(jnp.maximum(norm2, eps**2))).astype(x.dtype)
+
+
+def drop_path(x_BLC: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
+  """Drops whole samples of a residual branch and rescales the others."""
+  keep = 1.0 - rate
+  kept = jax.random.bernoulli(key, keep, (x_BLC.shape[0], 1, 1))
+  return x_BLC * (kept / keep).astype(x_BLC.dtype)
+
+
+class Mlp(nn.Module):
+  """Two linear layers with GELU (tanh form)."""
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(self, x_BLC: jax.Array) -> jax.Array:
+    cfg, std = self.config, self.config.weight_std
+    dtype = jnp.dtype(cfg.dtype)
+    x = nn.Dense(
+      cfg.mlp_width, dtype=dtype, kernel_init=weight_init(std), name="fc1"
+    )(x_BLC)
+    x = nn.gelu(x, approximate=True)
+    std = std / math.sqrt(2 * cfg.depth)
+    return nn.Dense(
+      cfg.width, dtype=dtype, kernel_init=weight_init(std), name="fc2"
+    )(x)
+
+
+def head_scale(module: nn.Module, config: StarConfig) -> jax.Array:
+  """float32 [N, 1, 1]: learned temperature of every head, at most 100."""
+  scale_mul = module.param(
+    "scale_mul", nn.initializers.constant(INIT_LOG_SCALE), (config.num_heads,)
+  )
+  return jnp.exp(jnp.minimum(scale_mul, MAX_LOG_SCALE))[:, None, None]
+
+
+def logit_scale(config: StarConfig) -> float:
+  """Factor on the logits where q and k are not normalised."""
+  return 1.0 if config.attn_l2_norm else 0.25 / math.sqrt(config.head_dim)
+
+
+class SelfAttention(nn.Module):
+  """Scale-causal self-attention with rotary positions and QK norm."""
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BLC: jax.Array,
+    context: BlockContext,
+    cache: KVCache | None,
+    layer: jax.Array,
+  ) -> tuple[jax.Array, KVCache | None]:
+    cfg, width = self.config, self.config.width
+    dtype = jnp.dtype(cfg.dtype)
+    # One product for q, k and v. The key has no bias.
+    kernel = self.param(
+      "qkv", weight_init(cfg.weight_std), (width, 3, width)
+    ).astype(dtype)
+    zeros = nn.initializers.zeros_init()
+    q_bias = self.param("q_bias", zeros, (width,)).astype(dtype)
+    v_bias = self.param("v_bias", zeros, (width,)).astype(dtype)
+    x = jnp.einsum("blc,cte->blte", x_BLC, kernel)
+    q, k, v = x[:, :, 0] + q_bias, x[:, :, 1], x[:, :, 2] + v_bias
+
+    q, k = (self._split(x) for x in (q, k))
+    if context.cos_Lp is not None:
+      q, k = (apply_rope(x, context.cos_Lp, context.sin_Lp) for x in (q, k))
+    if cfg.attn_l2_norm:
+      q = (l2_normalize(q) * head_scale(self, cfg)).astype(dtype)
+      k = l2_normalize(k)
+    options = {"scale": logit_scale(cfg), "query_block": cfg.query_block}
+    if context.begin is None:
+      out = scale_causal_attention(
+        q, k, self._split(v), context.lengths, **options
+      )
+    else:
+      k = rearrange(k, "b n l d -> b l (n d)")
+      out, cache = cached_attention(
+        q, k, v, cache, layer, context.begin, **options
+      )
+    std = cfg.weight_std / math.sqrt(2 * cfg.depth)
+    out = nn.Dense(
+      width, dtype=dtype, kernel_init=weight_init(std), name="proj"
+    )(rearrange(out, "b n l d -> b l (n d)"))
+    return out, cache
+
+  def _split(self, x_BLC: jax.Array) -> jax.Array:
+    return rearrange(x_BLC, "b l (n d) -> b n l d", n=self.config.num_heads)
+
+
+class CrossAttention(nn.Module):
+  """Every image token attends to the text tokens of its own sample.
+
+  Keys and values come from `CrossKeyValue`.
+  """
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(
+    self, x_BLC: jax.Array, k_BTC: jax.Array, v_BTC: jax.Array, mask_BT
+  ) -> jax.Array:
+    cfg, heads = self.config, self.config.num_heads
+    dtype, init = jnp.dtype(cfg.dtype), weight_init(cfg.weight_std)
+    batch = x_BLC.shape[0]
+    if cfg.legacy_batch0_cross_attention:
+      x_BLC, k_BTC, v_BTC, mask_BT = (
+        x[:1] for x in (x_BLC, k_BTC, v_BTC, mask_BT)
+      )
+    q = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="q")(x_BLC)
+    q, k, v = (
+      rearrange(x, "b l (n d) -> b n l d", n=heads) for x in (q, k_BTC, v_BTC)
+    )
+    if cfg.attn_l2_norm:
+      q = (l2_normalize(q) * head_scale(self, cfg)).astype(dtype)
+    out = attend(q, k, v, logit_scale(cfg), mask_BT[:, None, None, :])
+    out = rearrange(out, "b n l d -> b l (n d)")
+    out = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="proj")(out)
+    return jnp.broadcast_to(out, (batch, *out.shape[1:]))
+
+
+class CrossKeyValue(nn.Module):
+  """Keys (normalised) and values of the text, for all layers in one product.
+
+  Kept out of the scanned block so that a sampler computes them once a prompt.
+  """
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(self, text_BTD: jax.Array, mask_BT: jax.Array) -> CrossKV:
+    cfg = self.config
+    dtype = jnp.dtype(cfg.dtype)
+    kernel = self.param(
+      "kv",
+      weight_init(cfg.weight_std),
+      (cfg.depth, cfg.text_dim, 2, cfg.width),
+    ).astype(dtype)
+    v_bias = self.param(
+      "v_bias", nn.initializers.zeros_init(), (cfg.depth, cfg.width)
+    ).astype(dtype)
+    k, v = jnp.einsum("btd,iduc->uibtc", text_BTD.astype(dtype), kernel)
+    if cfg.attn_l2_norm:
+      k = rearrange(k, "i b t (n d) -> i b t n d", n=cfg.num_heads)
+      k = rearrange(l2_normalize(k), "i b t n d -> i b t (n d)")
+    return CrossKV(k, v + v_bias[:, None, None], mask_BT)
+
+
+class Modulation(nn.Module):
+  """Per-layer part of the adaptive norm: six vectors for every token.
+
+  Order of the six: gamma of attention and MLP, scale of both, shift of both.
+  """
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(self, cond_L6C: jax.Array) -> tuple[jax.Array, ...]:
+    cfg = self.config
+
+    def init(key, shape):
+      factor = jnp.full((6, 1), cfg.init_adaln).at[:2].set(cfg.init_adaln_gamma)
+      return jax.random.normal(key, shape) * factor / math.sqrt(cfg.width)
+
+    cond = cond_L6C + self.param("ada_gss", init, (6, cfg.width))
+    return tuple(jnp.moveaxis(cond, -2, 0))
+
+
+class Block(nn.Module):
+  """Self-attention, cross-attention, MLP, each on normalised input.
+
+  The carry is (x_BLC, cache or None), as `nn.scan` wants it.
+  """
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    carry: tuple[jax.Array, KVCache | None],
+    layer: LayerInputs,
+    context: BlockContext,
+  ) -> tuple[tuple[jax.Array, KVCache | None], None]:
+    cfg = self.config
+    x, cache = carry
+    modulation = None
+    if context.cond_L6C is not None:
+      modulation = Modulation(cfg, name="modulation")(context.cond_L6C)
+
+    y, cache = SelfAttention(cfg, name="attn")(
+      self._norm(x, modulation, 0), context, cache, layer.index
+    )
+    x = x + self._residual(y, modulation, 0, layer, context)
+    if layer.cross_k_BTC is not None:
+      # Unmodulated and never dropped: the official block.
+      x = x + CrossAttention(cfg, name="cross_attn")(
+        self._norm(x, None, 0),
+        layer.cross_k_BTC,
+        layer.cross_v_BTC,
+        context.mask_BT,
+      )
+    y = Mlp(cfg, name="mlp")(self._norm(x, modulation, 1))
+    x = x + self._residual(y, modulation, 1, layer, context)
+    return (x, cache), None
+
+  def _norm(self, x, modulation, branch: int) -> jax.Array:
+    x = layer_norm(x, self.config.norm_eps)
+    if modulation is not None:
+      x = x * (1 + modulation[2 + branch]) + modulation[4 + branch]
+    return x.astype(self.config.dtype)
+
+  def _residual(self, y, modulation, branch: int, layer, context) -> jax.Array:
+    if modulation is not None:
+      y = (y * modulation[branch]).astype(y.dtype)
+    if context.deterministic or self.config.drop_path_rate == 0:
+      return y
+    return drop_path(y, layer.drop_rate, self.make_rng("drop_path"))

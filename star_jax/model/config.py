@@ -1,0 +1,182 @@
+"""The frozen description of one STAR transformer and its checks.
+
+Presets (the published sizes, the shipped one) are data in
+`configs/presets.py`; nothing here reads a config file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from star_jax.scales import ROPE_COORDS, ScaleSchedule
+
+POSITIONS = ("rope", "absolute")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class StarConfig:
+  """Everything static about the transformer. Defaults are STAR's own values.
+
+  Fields:
+    schedule: the K grids, coarse to fine; the first is 1x1 (start token).
+    vocab_size, code_dim: V and Cv of the tokenizer whose codes are modelled.
+    depth, width, num_heads: layers, C and N; head_dim d = C / N.
+    text_dim: D, width of the text states and of the pooled text.
+    rope_norm: range that every scale's coordinates are stretched to; -1 keeps
+      integer coordinates (plain RoPE). Ignored when position is "absolute".
+    drop_path_rate: rate of the last layer; layer i has i / (depth - 1) of it.
+    mlp_ratio: hidden width of the MLP over C.
+    attn_l2_norm: l2-normalised q and k with a learned clamped scale per head;
+      without it logits are divided by 4 * sqrt(d), the official choice.
+    position: "rope" (on q and k of self-attention) or "absolute" (learned
+      embedding of each of the L positions added to the input).
+    rope_theta, rope_coords: base of the frequencies; "checkpoint" or "paper"
+      coordinates, see `ScaleSchedule.coordinates`.
+    lvl_embed: add a learned embedding of the scale to the input.
+    shared_aln: adaptive norm whose condition is the scale (one projection for
+      all layers plus an offset per layer); without it norms have no modulation.
+    cross_attention: attend to all text tokens in every block.
+    logit_norm: normalise features before the head.
+    legacy_batch0_cross_attention: what the published code does: the
+      cross-attention output of batch row 0 is used for every row. Parity only.
+    remat: recompute each layer in the backward pass.
+    query_block: most queries of one attention block; bounds temporaries.
+    dtype: compute dtype. Parameters, softmax, norms, rotary application and
+      logits are float32 whatever it is.
+    init_std: of all weights and embeddings; -1 means sqrt(1 / (3 C)).
+    init_head, init_adaln, init_adaln_gamma: factors on the head weight, on the
+      shift and scale rows and on the gamma rows of the adaptive norm offsets.
+  """
+
+  schedule: ScaleSchedule
+  vocab_size: int
+  code_dim: int
+  depth: int
+  width: int
+  num_heads: int
+  text_dim: int
+  rope_norm: float
+  drop_path_rate: float
+  mlp_ratio: float = 4.0
+  attn_l2_norm: bool = True
+  position: str = "rope"
+  rope_theta: float = 100.0
+  rope_coords: str = "checkpoint"
+  lvl_embed: bool = True
+  shared_aln: bool = False
+  cross_attention: bool = True
+  logit_norm: bool = True
+  legacy_batch0_cross_attention: bool = False
+  remat: bool = False
+  query_block: int = 256
+  dtype: str = "float32"
+  norm_eps: float = 1e-6
+  init_std: float = -1.0
+  init_head: float = 0.02
+  init_adaln: float = 0.5
+  init_adaln_gamma: float = 1e-5
+
+  def __post_init__(self):
+    for name in (
+      "vocab_size", "code_dim", "depth", "width", "num_heads", "text_dim",
+      "query_block",
+    ):  # fmt: skip
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} must be at least 1, got {getattr(self, name)}."
+        )
+    if self.schedule.grids[0] != (1, 1):
+      raise ValueError(
+        "The first grid of the schedule must be 1x1 (the start token), got"
+        f" {self.schedule.grids[0]}."
+      )
+    if self.width % self.num_heads:
+      raise ValueError(
+        f"width must be a multiple of num_heads, got {self.width} and"
+        f" {self.num_heads}."
+      )
+    for name, choices in (
+      ("position", POSITIONS),
+      ("rope_coords", ROPE_COORDS),
+      ("dtype", DTYPES),
+    ):
+      if getattr(self, name) not in choices:
+        raise ValueError(
+          f"{name} is one of {choices}, got {getattr(self, name)!r}."
+        )
+    if self.position == "rope" and self.head_dim % 4:
+      raise ValueError(
+        "2D RoPE needs a head width (width / num_heads) that is a multiple of"
+        f" 4, got {self.head_dim}."
+      )
+    if self.rope_norm <= 0 and self.rope_norm != -1:
+      raise ValueError(
+        f"rope_norm is positive, or -1 for plain RoPE, got {self.rope_norm}."
+      )
+    if not 0.0 <= self.drop_path_rate < 1.0:
+      raise ValueError(
+        f"drop_path_rate is in [0, 1), got {self.drop_path_rate}."
+      )
+    if self.shared_aln and not self.lvl_embed:
+      raise ValueError(
+        "shared_aln reads the level embedding: it needs lvl_embed=True."
+      )
+
+  @property
+  def head_dim(self) -> int:
+    """d, channels of one attention head."""
+    return self.width // self.num_heads
+
+  @property
+  def mlp_width(self) -> int:
+    """Hidden channels of the MLP."""
+    return round(self.width * self.mlp_ratio)
+
+  @property
+  def weight_std(self) -> float:
+    """Standard deviation of freshly drawn weights."""
+    if self.init_std < 0:
+      return math.sqrt(1.0 / (3.0 * self.width))
+    return self.init_std
+
+  @property
+  def cache_length(self) -> int:
+    """S, tokens kept for later scales: all but those of the last scale."""
+    return self.schedule.num_tokens - self.schedule.lengths[-1]
+
+  def to_dict(self) -> dict[str, Any]:
+    """JSON-able; the schedule becomes a list of [h, w]."""
+    out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    out["schedule"] = [list(grid) for grid in self.schedule.grids]
+    return out
+
+  @classmethod
+  def from_dict(cls, values: dict[str, Any]) -> StarConfig:
+    """Inverse of `to_dict`; the schedule may also be sides or a name.
+
+    Raises:
+      ValueError: unknown or missing keys, by name.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+      raise ValueError(
+        f"Unknown model settings {unknown}; the known ones are"
+        f" {sorted(fields)}."
+      )
+    missing = sorted(
+      name
+      for name, f in fields.items()
+      if f.default is dataclasses.MISSING and name not in values
+    )
+    if missing:
+      raise ValueError(f"The model settings lack {missing}.")
+    schedule = values["schedule"]
+    if isinstance(schedule, str):
+      schedule = ScaleSchedule.from_name(schedule)
+    elif not isinstance(schedule, ScaleSchedule):
+      schedule = ScaleSchedule.from_patch_nums(schedule)
+    return cls(**{**values, "schedule": schedule})

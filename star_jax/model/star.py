@@ -1,0 +1,239 @@
+"""STAR: text to multi-scale tokens (arXiv 2406.10797, on VAR 2404.02905).
+
+The model reads code vectors and text states and returns logits; turning
+tokens into code vectors is the tokenizer's business.
+
+B: batch, K: scales, L: tokens of all scales, l: of one, T: text tokens,
+D: text width, C: width, V: vocabulary, Cv: code width, p: rotation planes.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.model.attention import KVCache
+from star_jax.model.blocks import (
+  Block,
+  BlockContext,
+  CrossKeyValue,
+  CrossKV,
+  LayerInputs,
+  layer_norm,
+  weight_init,
+)
+from star_jax.model.config import StarConfig
+from star_jax.model.rope import rope_tables
+from star_jax.text.states import TextStates
+
+# What must not be rounded to bfloat16 or TF32 by the hardware: embeddings of
+# codes, conditions and the head (DESIGN, precision policy).
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Star(nn.Module):
+  """The transformer. Parameters are float32; layers are stacked in `blocks`.
+
+  Random number streams: "params"; "drop_path" when training with drop path.
+  """
+
+  config: StarConfig
+
+  def setup(self):
+    cfg = self.config
+    init = weight_init(cfg.weight_std)
+
+    def dense(features, **options):
+      options = {"kernel_init": init, "precision": HIGHEST, **options}
+      return nn.Dense(features, dtype=jnp.float32, **options)
+
+    num_scales = cfg.schedule.num_scales
+    self.start_proj = dense(cfg.width)
+    self.pos_start = self.param("pos_start", init, (cfg.width,))
+    self.word_embed = dense(cfg.width)
+    if cfg.lvl_embed:
+      self.lvl_embed = self.param("lvl_embed", init, (num_scales, cfg.width))
+    if cfg.position == "absolute":
+      shape = (cfg.schedule.num_tokens, cfg.width)
+      self.pos_embed = self.param("pos_embed", init, shape)
+    if cfg.shared_aln:
+      self.lvl_embed_proj = dense(cfg.width)
+      self.lvl_embed_adaln = dense(6 * cfg.width)
+    if cfg.cross_attention:
+      self.cross = CrossKeyValue(cfg)
+    self.head = dense(
+      cfg.vocab_size, kernel_init=weight_init(cfg.weight_std * cfg.init_head)
+    )
+    block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
+    self.blocks = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "drop_path": True},
+      in_axes=(0, nn.broadcast),
+      length=cfg.depth,
+    )(cfg)
+
+  def __call__(
+    self,
+    x_BLCv_wo_first_l: jax.Array,
+    text: TextStates,
+    *,
+    deterministic: bool = True,
+    return_features: bool = False,
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Teacher forcing: logits of all tokens from the tokens before them.
+
+    Args:
+      x_BLCv_wo_first_l: float [B, L - 1, Cv], the tokenizer's
+        `teacher_forcing_input`: what scale k >= 1 sees of the scales before.
+      text: states of the B captions.
+      deterministic: False in training: drop path is on.
+      return_features: also return float32 [B, L, C], the output of the last
+        block before the final norm.
+
+    Returns:
+      float32 logits [B, L, V].
+    """
+    cfg = self.config
+    schedule = cfg.schedule
+    assert x_BLCv_wo_first_l.shape[1:] == (
+      schedule.num_tokens - 1,
+      cfg.code_dim,
+    ), (x_BLCv_wo_first_l.shape, schedule, cfg.code_dim)
+    x_BLC = jnp.concatenate(
+      [
+        self._start(text.pooled_BD),
+        self.word_embed(x_BLCv_wo_first_l.astype(jnp.float32)),
+      ],
+      axis=1,
+    )
+    tokens = slice(0, schedule.num_tokens)
+    x_BLC, _ = self._layers(
+      x_BLC, tokens, self.cross_kv(text), None, deterministic
+    )
+    logits_BLV = self._head(x_BLC)
+    if return_features:
+      return logits_BLV, x_BLC.astype(jnp.float32)
+    return logits_BLV
+
+  def cross_kv(self, text: TextStates) -> CrossKV:
+    """Keys and values of the prompts, for all layers."""
+    mask_BT = jnp.asarray(text.text_mask_BT, bool)
+    if not self.config.cross_attention:
+      return CrossKV(None, None, mask_BT)
+    return self.cross(jnp.asarray(text.text_BTD), mask_BT)
+
+  def decode_scale(
+    self,
+    k: int,
+    x_BlCv: jax.Array | None,
+    pooled_BD: jax.Array,
+    cross: CrossKV,
+    cache: KVCache,
+  ) -> tuple[jax.Array, KVCache]:
+    """Logits of one scale, given the cache of all scales before it.
+
+    Args:
+      k: scale index, static.
+      x_BlCv: float [B, l, Cv], the tokenizer's `next_scale_input` of scale
+        k - 1; None for k = 0, whose input is the pooled text.
+      pooled_BD: pooled text.
+      cross: `cross_kv` of the same prompts.
+      cache: `init_cache` at k = 0, then what the last call returned.
+
+    Returns:
+      float32 logits [B, l, V] and the cache with this scale's keys and values.
+    """
+    schedule = self.config.schedule
+    if not 0 <= k < schedule.num_scales:
+      raise ValueError(
+        f"The scale index is in [0, {schedule.num_scales}), got {k}."
+      )
+    if k == 0:
+      x_BlC = self._start(pooled_BD)
+    else:
+      x_BlC = self.word_embed(x_BlCv.astype(jnp.float32))
+    tokens = slice(*schedule.begin_ends[k])
+    assert x_BlC.shape[1] == schedule.lengths[k], (k, x_BlC.shape, schedule)
+    x_BlC, cache = self._layers(x_BlC, tokens, cross, cache, True)
+    return self._head(x_BlC), cache
+
+  def _start(self, pooled_BD: jax.Array) -> jax.Array:
+    """[B, 1, C]: the start token."""
+    pooled_BD = jnp.asarray(pooled_BD, jnp.float32)
+    return self.start_proj(pooled_BD)[:, None] + self.pos_start
+
+  def _layers(
+    self,
+    x_BLC: jax.Array,
+    tokens: slice,
+    cross: CrossKV,
+    cache: KVCache | None,
+    deterministic: bool,
+  ) -> tuple[jax.Array, KVCache | None]:
+    """Adds level and position, runs all blocks.
+
+    Args:
+      x_BLC: embedded tokens.
+      tokens: which of all L tokens they are.
+      cross: text keys and values.
+      cache: None for all scales at once.
+      deterministic: no drop path.
+    """
+    cfg = self.config
+    lvl_L = cfg.schedule.level_ids[tokens]
+    if cfg.lvl_embed:
+      x_BLC = x_BLC + self.lvl_embed[lvl_L]
+    cos_Lp = sin_Lp = cond_L6C = None
+    if cfg.position == "absolute":
+      x_BLC = x_BLC + self.pos_embed[tokens]
+    else:
+      cos_Lp, sin_Lp = (
+        jnp.asarray(table[tokens])
+        for table in rope_tables(
+          cfg.schedule,
+          cfg.head_dim,
+          cfg.rope_theta,
+          cfg.rope_norm,
+          cfg.rope_coords,
+        )
+      )
+    if cfg.shared_aln:
+      cond_L6C = self._level_condition()[lvl_L]
+    context = BlockContext(
+      cos_Lp=cos_Lp,
+      sin_Lp=sin_Lp,
+      mask_BT=cross.mask_BT,
+      cond_L6C=cond_L6C,
+      lengths=tuple(np.unique(lvl_L, return_counts=True)[1].tolist()),
+      begin=None if cache is None else tokens.start,
+      deterministic=deterministic,
+    )
+    layers = LayerInputs(
+      index=jnp.arange(cfg.depth, dtype=jnp.int32),
+      drop_rate=jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth),
+      cross_k_BTC=cross.k,
+      cross_v_BTC=cross.v,
+    )
+    carry = (x_BLC.astype(cfg.dtype), cache)
+    (x_BLC, cache), _ = self.blocks(carry, layers, context)
+    return x_BLC, cache
+
+  def _level_condition(self) -> jax.Array:
+    """float32 [K, 6, C]: modulation of every scale, shared by all layers.
+
+    Each scale's embedding is seen next to that of the last scale.
+    """
+    last = jnp.broadcast_to(self.lvl_embed[-1], self.lvl_embed.shape)
+    cond = self.lvl_embed_proj(jnp.concatenate([self.lvl_embed, last], axis=-1))
+    cond = self.lvl_embed_adaln(nn.silu(cond))
+    return cond.reshape(*cond.shape[:-1], 6, self.config.width)
+
+  def _head(self, x_BLC: jax.Array) -> jax.Array:
+    """float32 logits, the product at HIGHEST precision."""
+    x_BLC = x_BLC.astype(jnp.float32)
+    if self.config.logit_norm:
+      x_BLC = layer_norm(x_BLC, self.config.norm_eps)
+    return self.head(x_BLC)
