@@ -196,7 +196,7 @@ class Quantizer(nn.Module):
     Args:
       k: static scale index.
       f_hat_BhwCv: f_hat of the scales before k (zeros for k = 0).
-      idx_Bl: tokens of scale k.
+      idx_Bl: tokens of scale k; or float weights [B, l, V] over the codebook.
 
     Returns:
       f_hat with scale k, and the input [B, l, Cv] of scale k + 1 (None after
@@ -247,10 +247,16 @@ class Quantizer(nn.Module):
       yield k, idx_Bl, f_hat
 
   def _embed(self, k: int, idx_Bl: jax.Array) -> jax.Array:
+    """Codes [B, h_k, w_k, Cv] of tokens int [B, l], or of soft choices: float
+    weights [B, l, V] over the codebook (Gumbel smoothing)."""
     h, w = self.config.schedule.grids[k]
-    return einops.rearrange(
-      self.codebook_VCv[idx_Bl], "b (h w) c -> b h w c", h=h, w=w
-    )
+    if idx_Bl.ndim == 3:
+      codes_BlCv = jnp.einsum(
+        "blv,vc->blc", idx_Bl, self.codebook_VCv, precision=HIGHEST
+      )
+    else:
+      codes_BlCv = self.codebook_VCv[idx_Bl]
+    return einops.rearrange(codes_BlCv, "b (h w) c -> b h w c", h=h, w=w)
 
   def _filter(self, k: int, h_BhwCv: jax.Array) -> jax.Array:
     return self.phi[self.phi_of_scale[k]](h_BhwCv) if self.phi else h_BhwCv

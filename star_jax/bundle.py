@@ -1,0 +1,346 @@
+"""A bundle: one directory with everything that turns a prompt into a picture.
+
+  bundle.json            settings, text encoder, licence, checksums
+  tokenizer.safetensors  parameters of the image tokenizer
+  star.safetensors       parameters of the transformer (absent in a bundle of
+                         a tokenizer alone)
+
+Tensors are named by the '/'-joined path of the parameter. They may be stored
+as float16 (finer than bfloat16 at the same size, and weights do not need the
+range) and are float32 once loaded. Other files may lie beside them. Nothing
+is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from star_jax.model.config import StarConfig
+from star_jax.model.star import Star
+from star_jax.sampling.sampler import check_pair
+from star_jax.text.states import TextStates
+from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.vqvae import VQVAE
+
+FORMAT, VERSION = "star_jax bundle", 1
+STORAGE_DTYPES = ("float32", "float16")
+SAMPLING_KEYS = (
+  "cfg_scale", "top_k", "top_p", "temperature", "gumbel_smooth",
+)  # fmt: skip
+HASH_DIGITS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+  """Which text encoder the model was trained with.
+
+  Attributes:
+    name: of `star_jax.text.encoder.load_text_encoder`.
+    max_tokens: T, the text window.
+    fingerprint: hash of its weights and settings; another one is refused.
+  """
+
+  name: str
+  max_tokens: int
+  fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+  """A loaded bundle.
+
+  Attributes:
+    tokenizer_config, star_config: star_config is None for a tokenizer alone.
+    params: {"tokenizer": ..., "star": ...}, float32 numpy arrays.
+    text: None for a tokenizer alone.
+    sampling: default of every knob in SAMPLING_KEYS.
+    licence: of the weights, in words.
+    notes: whatever the training run recorded.
+    hash: hex digits that change with any weight or model setting.
+    path: where it was read from.
+  """
+
+  tokenizer_config: VQVAEConfig
+  star_config: StarConfig | None
+  params: dict[str, Any]
+  text: TextSettings | None
+  sampling: dict[str, Any]
+  licence: str
+  notes: dict[str, Any]
+  hash: str
+  path: Path
+
+
+def save_bundle(
+  directory: str | os.PathLike,
+  *,
+  tokenizer_config: VQVAEConfig,
+  tokenizer_params: Any,
+  licence: str,
+  star_config: StarConfig | None = None,
+  star_params: Any = None,
+  text: TextSettings | None = None,
+  sampling: Mapping[str, Any] | None = None,
+  notes: Mapping[str, Any] | None = None,
+  storage: str = "float16",
+) -> str:
+  """Writes a bundle; an older one in the same place survives a failure.
+
+  All files are written under temporary names first and renamed at the end, so
+  a full disk leaves what was there.
+
+  Args:
+    directory: created if needed; files of another name in it are kept.
+    tokenizer_params, star_params: pytrees of arrays as in `params` of flax.
+    sampling: a value for each of SAMPLING_KEYS; needed with a star_config.
+    notes: JSON-able facts about the run (steps, data, figures).
+    storage: dtype on disk of large floating-point arrays. The quantizer stays
+      float32, its nearest-neighbour decisions hang on it.
+
+  Returns:
+    The hash of the bundle.
+
+  Raises:
+    ValueError: settings and parameters do not fit, a value is not finite or
+      overflows the storage dtype.
+    OSError: the directory cannot be written.
+  """
+  if storage not in STORAGE_DTYPES:
+    raise ValueError(f"Bundles store one of {STORAGE_DTYPES}, got {storage!r}.")
+  parts = {"tokenizer": (tokenizer_config, tokenizer_params)}
+  if star_config is not None:
+    check_pair(Star(star_config), VQVAE(tokenizer_config))
+    if text is None:
+      raise ValueError("A bundle with a model names its text encoder.")
+    _check_sampling_keys(sampling)
+    parts["star"] = (star_config, star_params)
+  directory = Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  written: list[tuple[Path, Path]] = []
+  try:
+    header = {
+      "format": FORMAT,
+      "version": VERSION,
+      "licence": licence,
+      "text": dataclasses.asdict(text) if text else None,
+      "sampling": dict(sampling) if sampling else None,
+      "notes": dict(notes or {}),
+      "files": {},
+    }
+    for name, (config, params) in parts.items():
+      tensors = _flatten(params)
+      _check_shapes(name, tensors, expected_shapes(name, config))
+      data = safetensors.numpy.save(
+        {key: _store(key, x, storage) for key, x in tensors.items()}
+      )
+      file = f"{name}.safetensors"
+      written.append(_write_temporary(directory / file, data))
+      header[name] = config.to_dict()
+      header["files"][file] = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+      }
+    header["hash"] = _bundle_hash(header)
+    text_data = json.dumps(header, indent=1, sort_keys=True) + "\n"
+    written.append(
+      _write_temporary(directory / "bundle.json", text_data.encode())
+    )
+    # bundle.json last: until then the checksums belong to the old files.
+    for temporary, final in written:
+      os.replace(temporary, final)
+  finally:
+    for temporary, _ in written:
+      temporary.unlink(missing_ok=True)
+  return header["hash"]
+
+
+def load_bundle(directory: str | os.PathLike) -> Bundle:
+  """Reads and checks a bundle.
+
+  Raises:
+    ValueError: nothing there, half-written, damaged, of another format or
+      version, or tensors that do not fit the settings.
+  """
+  directory = Path(directory)
+  header = _read_header(directory)
+  configs: dict[str, Any] = {
+    "tokenizer": VQVAEConfig.from_dict(header["tokenizer"])
+  }
+  if header.get("star") is not None:
+    configs["star"] = StarConfig.from_dict(header["star"])
+  params = {
+    name: _read_params(directory, name, header, config)
+    for name, config in configs.items()
+  }
+  if "star" in configs:
+    check_pair(Star(configs["star"]), VQVAE(configs["tokenizer"]))
+    _check_sampling_keys(header["sampling"])
+  return Bundle(
+    tokenizer_config=configs["tokenizer"],
+    star_config=configs.get("star"),
+    params=params,
+    text=TextSettings(**header["text"]) if header["text"] else None,
+    sampling=header["sampling"] or {},
+    licence=header["licence"],
+    notes=header["notes"],
+    hash=header["hash"],
+    path=directory,
+  )
+
+
+def expected_shapes(
+  name: str, config: VQVAEConfig | StarConfig
+) -> dict[str, tuple[int, ...]]:
+  """'/'-joined path -> shape of every parameter of "tokenizer" or "star"."""
+  key = jax.random.key(0)
+  if name == "tokenizer":
+    image = jnp.zeros((1, *config.image_size, 3))
+    tree = jax.eval_shape(VQVAE(config).init, key, image)
+  else:
+    tree = jax.eval_shape(Star(config).init, key, *_star_example(config))
+  return {key: tuple(x.shape) for key, x in _flatten(tree["params"]).items()}
+
+
+def _star_example(config: StarConfig) -> tuple[jax.Array, TextStates]:
+  """Arguments of `Star.__call__` for a batch of one."""
+  rest = config.schedule.num_tokens - config.schedule.lengths[0]
+  text = TextStates(
+    text_BTD=jnp.zeros((1, 1, config.text_dim)),
+    text_mask_BT=jnp.ones((1, 1), bool),
+    pooled_BD=jnp.zeros((1, config.text_dim)),
+  )
+  return jnp.zeros((1, rest, config.code_dim)), text
+
+
+def _flatten(params: Any) -> dict[str, Any]:
+  return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def _store(key: str, x: Any, storage: str) -> np.ndarray:
+  """One array in its dtype on disk; refuses what would not come back."""
+  x = np.asarray(x)
+  if not np.issubdtype(x.dtype, np.floating) and x.dtype != jnp.bfloat16:
+    return x
+  x = x.astype(np.float32)
+  if not np.isfinite(x).all():
+    raise ValueError(f"Parameter {key} has values that are not finite.")
+  if x.ndim < 2 or "quantizer" in key:
+    return x
+  stored = x.astype(jnp.dtype(storage))
+  if not np.isfinite(stored.astype(np.float32)).all():
+    raise ValueError(
+      f"Parameter {key} has values beyond the range of {storage}; store"
+      " float32."
+    )
+  return stored
+
+
+def _check_shapes(name, tensors, expected: dict[str, tuple[int, ...]]) -> None:
+  """ValueError naming the first parameter that is missing or does not fit."""
+  for key, shape in expected.items():
+    if key not in tensors:
+      raise ValueError(f"The {name} parameters lack {key}.")
+    if tuple(tensors[key].shape) != shape:
+      raise ValueError(
+        f"Parameter {key} of the {name} has the shape"
+        f" {tuple(tensors[key].shape)}, its settings ask for {shape}."
+      )
+  for key in tensors:
+    if key not in expected:
+      raise ValueError(f"The {name} has no parameter {key}.")
+
+
+def _check_sampling_keys(sampling: Mapping[str, Any] | None) -> None:
+  if sampling is None or set(sampling) != set(SAMPLING_KEYS):
+    raise ValueError(
+      f"Sampling defaults are {', '.join(SAMPLING_KEYS)}, got"
+      f" {', '.join(sampling or {}) or 'none'}."
+    )
+
+
+def _write_temporary(final: Path, data: bytes) -> tuple[Path, Path]:
+  """Writes data beside its final place and flushes it to disk."""
+  temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+  try:
+    with open(temporary, "wb") as f:
+      f.write(data)
+      f.flush()
+      os.fsync(f.fileno())
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  return temporary, final
+
+
+def _bundle_hash(header: Mapping[str, Any]) -> str:
+  """Of the weights and of what decides their use, not of notes or licence."""
+  parts = {
+    key: header.get(key) for key in ("tokenizer", "star", "text", "files")
+  }
+  data = json.dumps(parts, sort_keys=True).encode()
+  return hashlib.sha256(data).hexdigest()[:HASH_DIGITS]
+
+
+def _read_header(directory: Path) -> dict[str, Any]:
+  """bundle.json, checked for format, version and its own hash."""
+  file = directory / "bundle.json"
+  if not directory.exists():
+    raise ValueError(f"There is no bundle at {directory}.")
+  if not file.is_file():
+    raise ValueError(
+      f"{directory} is not a bundle: it has no bundle.json (an export that was"
+      " interrupted, or another folder)."
+    )
+  try:
+    header = json.loads(file.read_text("utf-8"))
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise ValueError(f"{file} is damaged: {error}.") from error
+  if not isinstance(header, dict) or header.get("format") != FORMAT:
+    raise ValueError(f"{file} does not describe a star_jax bundle.")
+  if header.get("version") != VERSION:
+    raise ValueError(
+      f"{file} has version {header.get('version')}, this program reads"
+      f" version {VERSION}."
+    )
+  needed = ("tokenizer", "text", "sampling", "licence", "notes", "files")
+  missing = [key for key in (*needed, "hash") if key not in header]
+  if missing:
+    raise ValueError(f"{file} lacks {', '.join(missing)}.")
+  if _bundle_hash(header) != header["hash"]:
+    raise ValueError(f"{file} was changed after it was written.")
+  return header
+
+
+def _read_params(directory: Path, name: str, header, config) -> Any:
+  """One parameter tree, checked against its checksum and its settings."""
+  file = directory / f"{name}.safetensors"
+  entry = header["files"].get(file.name)
+  if entry is None or not file.is_file():
+    raise ValueError(f"The bundle {directory} is incomplete: no {file.name}.")
+  data = file.read_bytes()
+  if len(data) != entry["bytes"]:
+    raise ValueError(
+      f"{file} is half-written: {len(data)} of {entry['bytes']} bytes."
+    )
+  if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    raise ValueError(f"{file} is damaged: its checksum does not match.")
+  try:
+    tensors = safetensors.numpy.load(data)
+  except (SafetensorError, ValueError) as error:
+    raise ValueError(f"{file} is not a safetensors file: {error}.") from error
+  _check_shapes(name, tensors, expected_shapes(name, config))
+  tensors = {key: x.astype(np.float32) for key, x in tensors.items()}
+  return flax.traverse_util.unflatten_dict(tensors, sep="/")

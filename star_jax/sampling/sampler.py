@@ -1,0 +1,254 @@
+"""Text states to a picture: the loop over scales inside one jitted function.
+
+The loop is unrolled, since token counts differ from scale to scale, so every
+offset is static; layers are scanned inside `Star.decode_scale`. Keys and
+values of the text are computed once, the cache of the tokens is an argument
+and a return value. Guidance runs the batch [cond; null] with the linear ramp
+t = cfg_scale * k / (K - 1) (golden README, rule 11).
+
+Draws are per sample: scale k of sample b uses fold_in(keys_B[b], k) and
+nothing else, whatever the batch.
+
+B: samples, R: rows of the model's batch (2B with guidance), K: scales, k:
+scale index, l: tokens of scale k, L: tokens of all scales, V: vocabulary,
+h w: latent grid, Cv: code width, H W: pixels, T D: text tokens and width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from star_jax.model.attention import init_cache
+from star_jax.model.star import Star
+from star_jax.sampling import logits as logit_ops
+from star_jax.text.states import TextStates
+from star_jax.tokenizer.vqvae import VQVAE
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+  """What changes the compiled program; everything else is in `Knobs`.
+
+  Attributes:
+    guided: run the null half too. Without it cfg_scale is ignored and half of
+      the work is saved, so cfg_scale == 0 should use guided=False.
+    gumbel_smooth: feed soft mixtures of codes to the next scale and to the
+      picture (VAR's `more_smooth`); tokens are still drawn. For looks only.
+    return_image: decode the last f_hat.
+    return_scales: decode the f_hat of every scale as well.
+    return_logits: return the logits that were drawn from, after guidance and
+      before temperature and filters.
+  """
+
+  guided: bool = True
+  gumbel_smooth: bool = False
+  return_image: bool = True
+  return_scales: bool = False
+  return_logits: bool = False
+
+
+@flax.struct.dataclass
+class Knobs:
+  """Traced scalars: changing them compiles nothing.
+
+  Attributes:
+    cfg_scale: guidance at the last scale, 0 = off.
+    temperature: above 0; 1 leaves the model's distribution.
+    top_k: tokens kept per draw, 0 = all.
+    top_p: nucleus in (0, 1], 1 = all.
+  """
+
+  cfg_scale: jax.Array | float
+  temperature: jax.Array | float = 1.0
+  top_k: jax.Array | int = 0
+  top_p: jax.Array | float = 1.0
+
+
+@flax.struct.dataclass
+class SampleOutput:
+  """What the sampler returns; fields that were not asked for are None.
+
+  Attributes:
+    idx_BL: int32 tokens.
+    f_hat_BhwCv: float32, what the decoder turned into the picture.
+    image_BHW3: float32 in [-1, 1].
+    image_KBHW3: float32 in [-1, 1], the picture after every scale.
+    logits_BLV: float32, guided logits before temperature and filters.
+  """
+
+  idx_BL: jax.Array
+  f_hat_BhwCv: jax.Array
+  image_BHW3: jax.Array | None = None
+  image_KBHW3: jax.Array | None = None
+  logits_BLV: jax.Array | None = None
+
+
+SampleFn = Callable[
+  [Any, TextStates, TextStates, jax.Array, Knobs], SampleOutput
+]
+
+
+def sample_keys(seed: int, indices: jax.Array) -> jax.Array:
+  """One key a sample, fold_in(key(seed), index); indices int [B]."""
+  base = jax.random.key(seed)
+  return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.asarray(indices))
+
+
+def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
+  """The jitted sampler of a model and its tokenizer.
+
+  Returns:
+    fn(params, text, null, keys_B, knobs) -> SampleOutput, with
+      params: {"star": ..., "tokenizer": ...};
+      text: TextStates of the B prompts;
+      null: TextStates of the empty prompt, batch 1 (or B);
+      keys_B: typed PRNG keys, see `sample_keys`;
+      knobs: `Knobs`.
+    One compilation per B; the jitted function itself is returned, so that
+    its cache can be inspected.
+
+  Raises:
+    ValueError: model and tokenizer do not fit together.
+  """
+  check_pair(star, vqvae)
+
+  def sample(params, text, null, keys_B, knobs):
+    out = _draw_all_scales(
+      star, vqvae, config, params, text, null, keys_B, knobs
+    )
+    f_hats_KBhwCv = out.pop("f_hats_KBhwCv")
+    image = scales = None
+    if config.return_scales:
+      # One scale after the other: the decoder is compiled once, and its
+      # temporaries stay those of one batch.
+      scales = jax.lax.map(
+        lambda f_hat: _decode(vqvae, params, f_hat), f_hats_KBhwCv
+      )
+      image = scales[-1]
+    elif config.return_image:
+      image = _decode(vqvae, params, out["f_hat_BhwCv"])
+    return SampleOutput(image_BHW3=image, image_KBHW3=scales, **out)
+
+  return jax.jit(sample)
+
+
+def check_pair(star: Star, vqvae: VQVAE) -> None:
+  """ValueError unless the model predicts the tokens of this tokenizer."""
+  for name in ("schedule", "vocab_size", "code_dim"):
+    ours, theirs = getattr(star.config, name), getattr(vqvae.config, name)
+    if ours != theirs:
+      ours = getattr(ours, "grids", ours)
+      theirs = getattr(theirs, "grids", theirs)
+      raise ValueError(
+        f"The model was made for another tokenizer: its {name} is {ours},"
+        f" the tokenizer's is {theirs}."
+      )
+
+
+def _draw_all_scales(
+  star, vqvae, config: SamplerConfig, params, text, null, keys_B, knobs
+) -> dict[str, Any]:
+  """The loop; returns idx_BL, f_hat_BhwCv, f_hats_KBhwCv, logits_BLV."""
+  schedule, batch = star.config.schedule, text.text_BTD.shape[0]
+  variables = {"params": params["star"]}
+  pooled_RD, cross = _condition(star, variables, text, null, config.guided)
+  cache = init_cache(star.config, pooled_RD.shape[0])
+  f_hat = jnp.zeros((batch, *schedule.final_grid, vqvae.config.code_dim))
+  x_BlCv, idx, f_hats, all_logits = None, [], [], []
+  for k in range(schedule.num_scales):
+    logits, cache = star.apply(
+      variables,
+      k,
+      _both_halves(x_BlCv, config.guided),
+      pooled_RD,
+      cross,
+      cache,
+      method="decode_scale",
+    )
+    if config.guided:
+      cond, uncond = jnp.split(logits, 2)
+      t = knobs.cfg_scale * schedule.cfg_ratio(k)
+      logits = logit_ops.guide(cond, uncond, t)
+    idx_Bl, choice = _choose(logits, keys_B, k, schedule, knobs, config)
+    f_hat, x_BlCv = vqvae.apply(
+      {"params": params["tokenizer"]},
+      k,
+      f_hat,
+      choice,
+      method="next_scale_input",
+    )
+    idx.append(idx_Bl)
+    if config.return_scales:
+      f_hats.append(f_hat)
+    if config.return_logits:
+      all_logits.append(logits)
+  return {
+    "idx_BL": jnp.concatenate(idx, axis=1),
+    "f_hat_BhwCv": f_hat,
+    "f_hats_KBhwCv": jnp.stack(f_hats) if f_hats else None,
+    "logits_BLV": jnp.concatenate(all_logits, 1) if all_logits else None,
+  }
+
+
+def _condition(star, variables, text, null, guided: bool):
+  """Pooled text [R, D] and cross-attention keys and values of the R rows.
+
+  The null prompt goes through the key and value products once, not B times.
+  """
+  if not guided:
+    cross = star.apply(variables, text, method="cross_kv")
+    return jnp.asarray(text.pooled_BD), cross
+  batch, nulls = text.text_BTD.shape[0], null.text_BTD.shape[0]
+  assert nulls in (1, batch), (nulls, batch)
+  both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), text, null)
+  rows = jnp.concatenate(
+    [
+      jnp.arange(batch),
+      batch + (jnp.arange(batch) if nulls > 1 else jnp.zeros(batch, int)),
+    ]
+  )
+  cross = star.apply(variables, both, method="cross_kv")
+  return both.pooled_BD[rows], cross[rows]
+
+
+def _both_halves(x_BlCv, guided: bool):
+  """The same tokens for the conditional and for the null half."""
+  if x_BlCv is None or not guided:
+    return x_BlCv
+  return jnp.concatenate([x_BlCv, x_BlCv])
+
+
+def _choose(logits_BlV, keys_B, k: int, schedule, knobs, config):
+  """Draws the tokens of scale k.
+
+  Returns:
+    idx_Bl, and what the next scale is made from: the same tokens, or weights
+    [B, l, V] over the codebook with Gumbel smoothing.
+  """
+  logits = logit_ops.apply_temperature(logits_BlV, knobs.temperature)
+  logits = logit_ops.filter_top_k(logits, knobs.top_k)
+  logits = logit_ops.filter_top_p(logits, knobs.top_p)
+
+  def noise(stream: int):
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys_B)
+    return logit_ops.gumbel_noise(keys, logits.shape[1:])
+
+  idx_Bl = logit_ops.draw(logits, noise(k))
+  if not config.gumbel_smooth:
+    return idx_Bl, idx_Bl
+  # Streams 0 .. K-1 are the draws, K .. 2K-1 the smoothing.
+  smooth = noise(schedule.num_scales + k)
+  ratio = schedule.cfg_ratio(k)
+  return idx_Bl, logit_ops.smooth_weights(logits, smooth, ratio)
+
+
+def _decode(vqvae, params, f_hat_BhwCv: jax.Array) -> jax.Array:
+  return vqvae.apply(
+    {"params": params["tokenizer"]}, f_hat_BhwCv, method="decode"
+  )
