@@ -1,0 +1,1 @@
+"""Captioned art: emoji sets rendered once, with names, captions and splits."""
