@@ -1,0 +1,26 @@
+"""How a bundle is measured. Command, for the shipped model:
+
+  python launch/evaluate.py --what=all --out=results/scenes64
+
+--n, --seed and --out of the command line override what is written here.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  if arg:
+    raise ValueError(f"configs/evaluate.py takes no argument, got {arg!r}.")
+  c = ConfigDict()
+  c.n = 1000
+  c.seed = 0
+  c.batch_size = 16
+  c.art_dir = ""  # of the art store; empty: its default place
+  # Sampling knobs that replace the bundle's own defaults, by name.
+  c.sampling = ConfigDict()
+
+  c.tokenizer = ConfigDict()
+  c.tokenizer.num_scale_pictures = 100
+  return c

@@ -1,0 +1,79 @@
+"""What every part of the evaluation works with, opened when first needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from star_jax.bundle import Bundle
+from star_jax.data.art.store import ArtStore, load_art
+from star_jax.metrics.reconstruction import reconstruct
+from star_jax.tokenizer.vqvae import VQVAE
+
+
+@dataclasses.dataclass
+class Context:
+  """bundle: the model. config: configs/evaluate.py. folder: for results."""
+
+  bundle: Bundle
+  config: ConfigDict
+  folder: Path
+
+  @functools.cached_property
+  def store(self) -> ArtStore:
+    return load_art(self.config.art_dir or None)
+
+  @property
+  def image_size(self) -> tuple[int, int]:
+    return self.bundle.tokenizer_config.image_size
+
+  @functools.cached_property
+  def vqvae(self) -> VQVAE:
+    return VQVAE(self.bundle.tokenizer_config)
+
+  @functools.cached_property
+  def tokenizer_params(self):
+    return jax.device_put(self.bundle.params["tokenizer"])
+
+  @functools.cached_property
+  def _reconstruct(self):
+    return reconstruct(
+      self.vqvae, self.tokenizer_params, self.config.batch_size
+    )
+
+  def reconstruct(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [N, H, W, 3] -> the same through the tokenizer, tokens [N, L]."""
+    return self._reconstruct(image)
+
+  def need_star(self) -> None:
+    """Raises ValueError when the bundle is a tokenizer alone."""
+    if self.bundle.star_config is None:
+      raise ValueError(
+        f"The bundle {self.bundle.path} holds a tokenizer alone; only"
+        " --what=tokenizer can be measured on it."
+      )
+
+
+def picture_grid(
+  image: np.ndarray, columns: int, scale: int = 1, gap: int = 2
+) -> Image.Image:
+  """Pictures uint8 [N, H, W, 3] side by side on white."""
+  n, height, width, _ = image.shape
+  rows = -(-n // columns)
+  sheet = np.full(
+    (rows * (height + gap) - gap, columns * (width + gap) - gap, 3),
+    255,
+    np.uint8,
+  )
+  for i in range(n):
+    y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+    sheet[y : y + height, x : x + width] = image[i]
+  out = Image.fromarray(sheet)
+  size = (out.width * scale, out.height * scale)
+  return out.resize(size, Image.Resampling.NEAREST)

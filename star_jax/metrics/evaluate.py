@@ -1,0 +1,112 @@
+"""Runs parts of the evaluation of a bundle, keeps their results on disk."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from star_jax.bundle import Bundle
+from star_jax.metrics import report
+from star_jax.metrics.context import Context
+
+# In the order in which "all" runs them: quick ones first.
+PARTS = ("tokenizer", "precision", "scenes", "icons", "copy", "ranking")
+HEADER = ("measure", "value", "remark")
+
+
+def evaluate(
+  what: str,
+  bundle: Bundle,
+  config: ConfigDict,
+  out_dir: str | Path,
+  *,
+  redo: bool = False,
+  print_line: Callable[[str], None] = print,
+) -> dict[str, Any]:
+  """Measures a bundle and prints a table for each part.
+
+  A part whose result file fits the bundle and the settings is not run again.
+
+  Args:
+    what: one of PARTS, "all", or several joined by commas.
+    bundle: from `load_bundle`.
+    config: configs/evaluate.py.
+    out_dir: gets <part>.json, pictures and the generated samples.
+    redo: run even what is there.
+    print_line: receives the lines meant for the user.
+
+  Returns:
+    Part -> the content of its result file.
+
+  Raises:
+    ValueError: unknown part, or one that this bundle cannot be measured by.
+  """
+  parts = _parse_parts(what)
+  if config.n < 1:
+    raise ValueError(f"--n is at least 1, got {config.n}.")
+  ctx = Context(bundle, config, Path(out_dir))
+  ctx.folder.mkdir(parents=True, exist_ok=True)
+  if any(part != "tokenizer" for part in parts):
+    ctx.need_star()
+  results = {}
+  for part in parts:
+    protocol = protocol_of(part, ctx)
+    path = ctx.folder / f"{part}.json"
+    old = report.read_json(path)
+    if old is not None and old.get("protocol") == protocol and not redo:
+      print_line(f"\n{part}: kept from {path} (--redo measures again)")
+      results[part] = old
+    else:
+      results[part] = _run_part(part, ctx, protocol)
+      report.write_json(path, results[part])
+    print_line(f"\n{part} ({results[part]['seconds']:.0f} s, {path})")
+    rows = [tuple(row) for row in results[part]["table"]]
+    print_line(report.table(rows, HEADER))
+  return results
+
+
+def _parse_parts(what: str) -> list[str]:
+  if what == "all":
+    return list(PARTS)
+  parts = [p.strip() for p in what.split(",")]
+  for part in parts:
+    if part not in PARTS:
+      raise ValueError(
+        f"--what is one of {', '.join(PARTS)} or all, got {part!r}."
+      )
+  return parts
+
+
+def protocol_of(part: str, ctx: Context) -> dict[str, Any]:
+  """All that decides the figures of a part; JSON-able."""
+  config = ctx.config
+  out = {
+    "part": part,
+    "bundle": ctx.bundle.hash,
+    "n": config.n,
+    "seed": config.seed,
+    "settings": config[part].to_dict(),
+    "jax": jax.__version__,
+    "backend": jax.default_backend(),
+  }
+  if part != "tokenizer":
+    out["sampling"] = {**ctx.bundle.sampling, **config.sampling.to_dict()}
+  return out
+
+
+def _run_part(part: str, ctx: Context, protocol: dict) -> dict[str, Any]:
+  module = importlib.import_module(f"star_jax.metrics.parts.{part}")
+  start = time.monotonic()
+  result = module.run(ctx)
+  return {
+    "protocol": protocol,
+    "seconds": round(time.monotonic() - start, 1),
+    "values": result.values,
+    "table": [list(row) for row in result.rows],
+  }
