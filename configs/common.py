@@ -1,0 +1,82 @@
+"""What every training config shares: each default is written here, once."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+RUNLOCAL = "runlocal"
+
+
+def parse_arg(arg: str | None) -> bool:
+  """True for `--config=configs/x.py:runlocal`.
+
+  Raises:
+    ValueError: any other argument.
+  """
+  if arg in (None, ""):
+    return False
+  if arg == RUNLOCAL:
+    return True
+  raise ValueError(
+    f"Unknown config argument {arg!r}; the only one is {RUNLOCAL!r}, as in"
+    " --config=configs/x.py:runlocal."
+  )
+
+
+def training(stage: str) -> ConfigDict:
+  """The keys of the loop and of the optimizer; files set what differs."""
+  c = ConfigDict()
+  c.stage = stage  # "tokenizer" or "transformer"
+  c.seed = 0
+  c.batch_size = 32  # over all processes
+  c.num_steps = 10_000
+  # Workdir of a finished run whose parameters this run starts from.
+  c.init_from = ""
+
+  c.log_every = 50
+  c.eval_every = 1000  # 0: never
+  c.eval_batches = 8  # held-out batches per evaluation
+  c.sample_every = 1000  # 0: never
+  c.checkpoint_every = 500
+  c.keep_checkpoints = 2
+  c.async_checkpoints = True
+
+  c.optimizer = optimizer()
+  c.data = "mixture"
+  c.data_options = ConfigDict()
+  # Of the exported weights.
+  c.licence = "Apache-2.0; the art they were trained on is listed in NOTICE."
+  return c
+
+
+def optimizer() -> ConfigDict:
+  """AdamW as in VAR and STAR; see star_jax/train/optimizer.py."""
+  o = ConfigDict()
+  o.schedule = "cos"
+  o.learning_rate = 1e-4
+  o.warmup_steps = 500
+  o.warmup_start = 0.005  # of the peak, at step 0
+  o.final_ratio = 0.01  # of the peak, at the last step
+  o.weight_decay = 0.05
+  o.weight_decay_end = 0.05
+  # Substrings of parameter paths without decay, beside the official ones.
+  o.no_decay = ("codebook",)
+  o.beta1 = 0.9
+  o.beta2 = 0.95
+  o.eps = 1e-8
+  o.clip_norm = 2.0  # 0: off
+  o.ema_decay = 0.0  # 0: no average
+  return o
+
+
+def shorten(c: ConfigDict) -> ConfigDict:
+  """Few steps, so that `:runlocal` shows every part of a run in a minute."""
+  c.batch_size = 4
+  c.num_steps = 20
+  c.log_every = 5
+  c.eval_every = 10
+  c.eval_batches = 1
+  c.sample_every = 20
+  c.checkpoint_every = 10
+  c.optimizer.warmup_steps = 5
+  return c

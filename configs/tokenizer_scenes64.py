@@ -1,0 +1,71 @@
+"""Stage 1 at 64 px: the image tokenizer of the shipped model.
+
+Icons and generated scenes, L1 + L2 + codebook loss, no adversarial term.
+
+  python launch/train.py --config=configs/tokenizer_scenes64.py \
+    --workdir=runs/tokenizer_scenes64
+
+Expected: not yet run in full.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  runlocal = common.parse_arg(arg)
+  c = common.training("tokenizer")
+  c.num_steps = 40_000
+  c.optimizer.learning_rate = 4e-4
+  c.optimizer.weight_decay = 0.01
+  c.optimizer.weight_decay_end = 0.01
+  c.optimizer.ema_decay = 0.999
+  c.tokenizer = tokenizer()
+  c.loss = ConfigDict(dict(l1=0.5, l2=1.0, vq=1.0))
+  c.codebook = codebook()
+  if runlocal:
+    common.shorten(c)
+    c.data = "synthetic"
+    c.tokenizer.update(vocab_size=64, ch=32, ch_mult=(1, 1, 1))
+    c.codebook.update(revive_every=5, init_batches=2)
+  return c
+
+
+def tokenizer() -> ConfigDict:
+  """64 px, 8 x 8 latent, 1024 codes; 130 tokens an image."""
+  return ConfigDict(
+    dict(
+      schedule=(1, 2, 3, 4, 6, 8),
+      vocab_size=1024,
+      code_dim=16,
+      ch=32,
+      ch_mult=(1, 2, 4),
+      num_res_blocks=1,
+      dropout=0.0,
+      attention=False,
+      patch_size=2,
+      quant_conv_ks=3,
+      quant_resi=0.5,
+      share_quant_resi=4,
+      beta=0.25,
+      using_znorm=False,
+      vq_loss_reduction="mean",
+      dtype="float32",
+    )
+  )
+
+
+def codebook() -> ConfigDict:
+  """How the codebook starts and is kept in use."""
+  return ConfigDict(
+    dict(
+      init_batches=8,  # batches whose features make the first codebook
+      usage_decay=0.99,  # of the running mean of hits
+      revive_every=200,  # steps; 0: never
+      revive_below=0.02,  # share of the uniform expectation
+      revive_until=0.8,  # share of the run
+    )
+  )

@@ -1,0 +1,70 @@
+"""Trains the image tokenizer (stage 1) or the transformer (stage 2).
+
+  python launch/train.py --config=configs/tokenizer_scenes64.py
+  python launch/train.py --config=configs/star_scenes64.py:runlocal
+
+The same command goes on where it was stopped. `:runlocal` is a tiny model for
+a few steps; --config.data=synthetic runs any config without data.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from star_jax.cli import run_main
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file; keys change with --config.key=value."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "Where the run lives. By default runs/<config name>, and a fresh temporary"
+  " directory for :runlocal.",
+)
+_PRINT_CONFIG = flags.DEFINE_bool(
+  "print_config", False, "Print the merged configuration and leave."
+)
+_COMPARE_TO = flags.DEFINE_multi_string(
+  "compare_to",
+  [],
+  "curves.json of another run; its curves are drawn with this run's into"
+  " curves.png in the workdir.",
+)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise ValueError(f"Unexpected argument {argv[1]!r}; see --help.")
+  if _CONFIG.value is None:
+    raise ValueError("--config is needed, as in --config=configs/NAME.py.")
+  config = _CONFIG.value.lock()
+  if _PRINT_CONFIG.value:
+    print(config)
+    return
+  # Imported after the flags are known to be right: jax takes a second.
+  from star_jax.train.loop import train_and_evaluate
+
+  # Orbax tells its whole life at INFO.
+  logging.set_verbosity(logging.WARNING)
+  train_and_evaluate(config, _workdir(), compare_to=_COMPARE_TO.value)
+
+
+def _workdir() -> Path:
+  if _WORKDIR.value:
+    return Path(_WORKDIR.value)
+  name, _, argument = flags.FLAGS["config"].config_filename.partition(":")
+  if argument:
+    return Path(tempfile.mkdtemp(prefix=f"{Path(name).stem}-"))
+  return Path("runs") / Path(name).stem
+
+
+if __name__ == "__main__":
+  run_main(main)

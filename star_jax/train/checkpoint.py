@@ -1,0 +1,256 @@
+"""Checkpoints: what is saved, how it is found again, what can go wrong.
+
+A checkpoint is one Orbax step directory with three items: `state` (the whole
+TrainState), `data` (the position of the data iterator) and `identity` (the
+part of the configuration that the arrays depend on). Orbax writes into a
+temporary directory and renames it when complete, so that what carries a
+number is whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import traverse_util
+
+from star_jax.train.state import TrainState
+
+PyTree = Any
+ITEMS = ("state", "data", "identity")
+UNREADABLE = ".unreadable"
+
+
+class Checkpointer:
+  """Saves and restores the run in `workdir`/checkpoints.
+
+  Args:
+    workdir: the run's directory.
+    identity: nested dict of what must not change between save and restore.
+    keep: how many checkpoints stay; older ones are deleted only after a newer
+      one is complete.
+    asynchronous: write in the background while training goes on.
+  """
+
+  def __init__(
+    self, workdir: Path, identity: dict, *, keep: int, asynchronous: bool
+  ):
+    self.directory = Path(workdir).absolute() / "checkpoints"
+    self.identity = _plain(identity)
+    _report_unfinished(self.directory)
+    self._options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      enable_async_checkpointing=asynchronous,
+      cleanup_tmp_directories=True,
+    )
+    self._manager = self._open()
+    self._saving: int | None = None
+
+  def _open(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+      self.directory, options=self._options, item_names=ITEMS
+    )
+
+  def steps(self) -> list[int]:
+    """Complete checkpoints, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: TrainState, data_state: Any) -> None:
+    """Starts writing; a failure of the write before is reported here."""
+    try:
+      self.wait()
+      self._saving = step
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          data=ocp.args.JsonSave(_encode(data_state)),
+          identity=ocp.args.JsonSave(self.identity),
+        ),
+        force=True,
+      )
+      if not self._options.enable_async_checkpointing:
+        self.wait()
+    except SaveError:
+      raise
+    except Exception as error:
+      raise self._save_error(error) from error
+
+  def wait(self) -> None:
+    """Blocks until the last save is on disk, or says why it is not."""
+    if self._saving is None:
+      return
+    try:
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise self._save_error(error) from error
+    self._saving = None
+
+  def _save_error(self, error: Exception) -> SaveError:
+    step, self._saving = self._saving, None
+    try:
+      kept = _complete_steps(self.directory, without=step)
+    except OSError:
+      kept = []
+    intact = (
+      f"checkpoint {kept[-1]} there is intact"
+      if kept
+      else "there is no earlier checkpoint"
+    )
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return SaveError(
+      f"Checkpoint {step} could not be written to {self.directory}"
+      f" ({reason}); {intact}."
+    )
+
+  def restore_latest(
+    self, abstract_state: TrainState
+  ) -> tuple[TrainState, Any] | None:
+    """State and data position of the newest readable checkpoint, or None.
+
+    A checkpoint that cannot be read is reported, set aside under another name
+    and the one before it is tried.
+
+    Raises:
+      ValueError: the checkpoint belongs to another configuration.
+    """
+    for step in reversed(self.steps()):
+      try:
+        saved = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+            data=ocp.args.JsonRestore(), identity=ocp.args.JsonRestore()
+          ),
+        )
+      except Exception as error:
+        self._set_aside(step, error)
+        continue
+      check_identity(self.directory / str(step), saved.identity, self.identity)
+      try:
+        restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state)
+          ),
+        )
+      except Exception as error:
+        self._set_aside(step, error)
+        continue
+      return restored.state, _decode(saved.data)
+    return None
+
+  def _set_aside(self, step: int, error: Exception) -> None:
+    path = self.directory / str(step)
+    reason = " ".join(str(error).split())[:200]
+    aside = path.with_name(f"{step}{UNREADABLE}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    logging.warning(
+      "Checkpoint %s is unreadable (%s); it is now %s and the one before it"
+      " is tried.",
+      path,
+      reason,
+      aside.name,
+    )
+    self._manager.close()
+    self._manager = self._open()
+
+  def close(self) -> None:
+    """Waits for the last save and releases the writer threads."""
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+
+class SaveError(OSError):
+  """A checkpoint could not be written."""
+
+
+def _complete_steps(directory: Path, without: int | None) -> list[int]:
+  names = [p.name for p in directory.iterdir() if p.name.isdigit()]
+  return sorted(int(name) for name in names if int(name) != without)
+
+
+def _report_unfinished(directory: Path) -> None:
+  if not directory.is_dir():
+    return
+  for path in sorted(directory.iterdir()):
+    if ".orbax-checkpoint-tmp" in path.name:
+      logging.warning(
+        "%s is a half-written checkpoint; it is ignored and removed.", path
+      )
+
+
+def load_params(
+  run: str | Path, abstract_params: PyTree, identity: dict
+) -> PyTree:
+  """Averaged parameters (else the trained ones) of another run's newest
+  checkpoint, for `config.init_from`.
+
+  Raises:
+    ValueError: no checkpoint there, or one of another configuration.
+  """
+  directory = Path(run).absolute()
+  if (directory / "checkpoints").is_dir():
+    directory = directory / "checkpoints"
+  steps = _complete_steps(directory, None) if directory.is_dir() else []
+  if not steps:
+    raise ValueError(
+      f"No checkpoint in {run}; config.init_from takes the workdir of a run"
+      " that saved one."
+    )
+  path = directory / str(steps[-1])
+  saved = json.loads((path / "identity" / "metadata").read_text())
+  check_identity(path, saved, _plain(identity))
+  with ocp.StandardCheckpointer() as reader:
+    raw = reader.restore(path / "state")
+  params = raw.get("ema_params") or raw["params"]
+  return jax.tree.map(
+    lambda like, x: np.asarray(x, like.dtype), abstract_params, params
+  )
+
+
+def check_identity(path: Path, saved: dict, current: dict) -> None:
+  """Refuses a checkpoint of another configuration, naming what differs."""
+  old = traverse_util.flatten_dict(saved, sep=".", keep_empty_nodes=True)
+  new = traverse_util.flatten_dict(current, sep=".", keep_empty_nodes=True)
+  absent = "absent"
+  differing = [
+    f"{key} is {old.get(key, absent)!r} there and {new.get(key, absent)!r} here"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key, absent) != new.get(key, absent)
+  ]
+  if differing:
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    raise ValueError(
+      f"Checkpoint {path} was written by another configuration:"
+      f" {'; '.join(differing[:3])}{more}; use another --workdir or the"
+      " configuration of that run."
+    )
+
+
+def _plain(tree: Any) -> Any:
+  """As JSON would give it back (tuples become lists, keys strings)."""
+  return json.loads(json.dumps(tree))
+
+
+def _encode(data_state: Any) -> dict:
+  """Iterator positions are dicts or bytes; JSON holds both."""
+  if isinstance(data_state, bytes):
+    return {"bytes": base64.b64encode(data_state).decode("ascii")}
+  return {"json": data_state}
+
+
+def _decode(saved: dict) -> Any:
+  if "bytes" in saved:
+    return base64.b64decode(saved["bytes"])
+  return saved["json"]

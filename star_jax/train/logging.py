@@ -1,0 +1,149 @@
+"""Where a run's figures go: the terminal, metrics.jsonl and TensorBoard.
+
+metrics.jsonl holds one JSON object a line, {"step": n, "split": "train", ...};
+vectors over scales are lists. Lines past the step that a run resumes from are
+removed, so that every step appears once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+  """Writes the figures of one run; `step` is where it starts or resumes."""
+
+  def __init__(self, workdir: Path, step: int):
+    self.workdir = Path(workdir)
+    self._path = self.workdir / METRICS_FILE
+    kept = [r for r in read_metrics(self.workdir) if r["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    temporary = self._path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(self._path)
+    self._file = self._path.open("a")
+    self._board = SummaryWriter(
+      str(self.workdir / "tensorboard"), purge_step=step + 1
+    )
+
+  def scalars(self, step: int, split: str, metrics: Mapping) -> None:
+    """Scalars and vectors [K]; a vector is one curve per scale."""
+    row = {"step": step, "split": split}
+    for name, value in metrics.items():
+      value = np.asarray(value, np.float64)
+      row[name] = value.tolist()
+      if value.ndim == 0:
+        self._board.add_scalar(f"{split}/{name}", float(value), step)
+      for k in range(value.size if value.ndim else 0):
+        self._board.add_scalar(f"{split}/{name}/{k}", float(value[k]), step)
+    self._file.write(json.dumps(row) + "\n")
+    self._file.flush()
+
+  def picture(self, step: int, name: str, image: Image.Image) -> Path:
+    """Saves samples/<name>-<step>.png and shows it in TensorBoard."""
+    folder = self.workdir / "samples"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-{step:07d}.png"
+    image.save(path)
+    self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
+    return path
+
+  def close(self) -> None:
+    self._file.close()
+    self._board.close()
+
+
+def read_metrics(workdir: str | Path) -> list[dict]:
+  """All rows of a run; a last line that was cut off is left out."""
+  path = Path(workdir) / METRICS_FILE
+  if not path.exists():
+    return []
+  rows = []
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
+
+
+class Progress:
+  """Rates and the time that is left, measured since the last line.
+
+  Evaluation, sampling and saving are taken out through `pause`.
+  """
+
+  def __init__(self, first_step: int, num_steps: int, batch_size: int):
+    self._num_steps = num_steps
+    self._batch_size = batch_size
+    self._last_step = first_step
+    self._last_time = time.perf_counter()
+    self._paused = 0.0
+    self._seconds_per_step = None
+
+  def pause(self, seconds: float) -> None:
+    """These seconds were not training."""
+    self._paused += seconds
+
+  def rates(self, step: int) -> dict[str, float]:
+    """steps/s and images/s since the last call; starts the next interval."""
+    now = time.perf_counter()
+    steps = max(step - self._last_step, 1)
+    seconds = max(now - self._last_time - self._paused, 1e-9) / steps
+    self._last_step, self._last_time, self._paused = step, now, 0.0
+    before = self._seconds_per_step or seconds
+    # Smoothed, so that one slow interval does not double the shown ETA.
+    self._seconds_per_step = 0.7 * before + 0.3 * seconds
+    return {
+      "steps_per_second": 1 / seconds,
+      "images_per_second": self._batch_size / seconds,
+    }
+
+  def line(self, step: int, metrics: Mapping) -> str:
+    """One line: where we are, the loss, the speed, what is left."""
+    left = (self._num_steps - step) * (self._seconds_per_step or 0.0)
+    shown = " ".join(
+      f"{name} {float(metrics[name]):.4g}" for name in _SHOWN if name in metrics
+    )
+    return (
+      f"step {step}/{self._num_steps} ({step / self._num_steps:.1%}) {shown}"
+      f" | {metrics['images_per_second']:.1f} images/s"
+      f" {metrics['gflops_per_second']:.0f} GFLOP/s, ETA {format_seconds(left)}"
+    )
+
+
+_SHOWN = (
+  "loss",
+  "psnr",
+  "vq_loss",
+  "codebook_used",
+  "acc",
+  "loss_tail",
+  "acc_tail",
+  "grad_norm",
+  "learning_rate",
+)
+
+
+def format_seconds(seconds: float) -> str:
+  """12s, 3m12s, 5h03m or 2d04h."""
+  seconds = int(seconds)
+  if seconds < 60:
+    return f"{seconds}s"
+  minutes, seconds = divmod(seconds, 60)
+  if minutes < 60:
+    return f"{minutes}m{seconds:02d}s"
+  hours, minutes = divmod(minutes, 60)
+  if hours < 24:
+    return f"{hours}h{minutes:02d}m"
+  days, hours = divmod(hours, 24)
+  return f"{days}d{hours:02d}h"

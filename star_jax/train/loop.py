@@ -1,0 +1,301 @@
+"""The training loop of both stages: builds the pieces, runs, saves."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from star_jax.train import report
+from star_jax.train.checkpoint import Checkpointer, load_params
+from star_jax.train.curves import (
+  FIGURE_FILE,
+  draw_curves,
+  read_curves,
+  run_curves,
+  write_curves,
+)
+from star_jax.train.logging import Progress, RunLog, format_seconds
+from star_jax.train.optimizer import build_optimizer
+from star_jax.train.state import (
+  EVAL_STREAM,
+  TRAIN_STREAM,
+  TrainState,
+  create_state,
+  init_state,
+  stream_key,
+)
+from star_jax.train.step import eval_step, mean_metrics, train_step
+from star_jax.train.task import BatchIterator, Task
+from star_jax.train.workdir import StopSignals, Workdir
+
+STAGES = ("tokenizer", "transformer")
+
+
+class NonFiniteError(ValueError):
+  """The loss is nan or infinite."""
+
+
+def build_task(config) -> Task:
+  """The task that `config.stage` names."""
+  # Imported here: a tokenizer run needs neither text encoder nor sampler.
+  if config.stage == "tokenizer":
+    from star_jax.train.tokenizer_task import TokenizerTask
+
+    return TokenizerTask(config)
+  if config.stage == "transformer":
+    from star_jax.train.transformer_task import TransformerTask
+
+    return TransformerTask(config)
+  raise ValueError(
+    f"config.stage is one of {', '.join(STAGES)}, got {config.stage!r}."
+  )
+
+
+def train_and_evaluate(
+  config,
+  workdir: str | Path,
+  *,
+  task: Task | None = None,
+  compare_to: Sequence[str] = (),
+) -> dict[str, Any]:
+  """Trains until `config.num_steps` or until a signal asks to stop.
+
+  Args:
+    config: see configs/common.py.
+    workdir: receives checkpoints/, metrics.jsonl, tensorboard/, samples/ and,
+      at the end, the exported model. A run that finds its own checkpoints
+      there goes on from the newest.
+    task: instead of the one that config.stage names (tests).
+    compare_to: curves.json files of other runs, drawn together with this
+      run's into curves.png.
+
+  Returns:
+    Summary: "step" reached, "stopped" (the signal's name or None), "exported"
+    (path or None).
+  """
+  others = [read_curves(path) for path in compare_to]
+  with Workdir(workdir) as path, StopSignals() as signals:
+    task = task or build_task(config)
+    summary = _Run(config, path, task).run(signals)
+    write_curves(path, path.name)
+    if others:
+      runs = [run_curves(path, path.name), *others]
+      print(f"Curves: {draw_curves(runs, path / FIGURE_FILE)}", flush=True)
+    return summary
+
+
+class _Run:
+  """One call of `train_and_evaluate`."""
+
+  def __init__(self, config, workdir: Path, task: Task):
+    self.config = config
+    self.workdir = workdir
+    self.task = task
+    self.optimizer = build_optimizer(config.optimizer, config.num_steps)
+    self.key = stream_key(config.seed, TRAIN_STREAM)
+    self.checkpointer = Checkpointer(
+      workdir,
+      task.identity(),
+      keep=config.keep_checkpoints,
+      asynchronous=config.async_checkpoints,
+    )
+    self.pending: tuple[int, Any] | None = None
+    self.collected: list[Any] = []
+
+  def run(self, signals: StopSignals) -> dict[str, Any]:
+    config = self.config
+    batches = self.task.train_batches()
+    self.state = self._initial_state(batches)
+    self.step = int(self.state.step)
+    self.log = RunLog(self.workdir, self.step)
+    first_step = self.step
+    try:
+      if self.step < config.num_steps:
+        self._train(batches, signals)
+      # A run that was stopped before its first step has nothing to save.
+      if self.step > first_step:
+        self._save(batches)
+      self.checkpointer.wait()
+    finally:
+      self.log.close()
+      self.checkpointer.close()
+    exported = None
+    if self.step >= config.num_steps:
+      exported = self.task.export(self.state, self.workdir)
+      print(f"Finished {self.step} steps; the model is in {exported}.")
+    else:
+      print(
+        f"Stopped by {signals.requested} at step {self.step}; the state is"
+        f" saved in {self.checkpointer.directory}, the same command goes on"
+        " from there.",
+        flush=True,
+      )
+    return {
+      "step": self.step,
+      "stopped": signals.requested,
+      "exported": exported,
+    }
+
+  def _initial_state(self, batches: BatchIterator) -> TrainState:
+    """Where a run starts; the first that exists wins.
+
+    1. The newest complete checkpoint in workdir: state and data position.
+    2. The parameters of the run in config.init_from; step 0, fresh optimizer.
+    3. Parameters drawn from config.seed.
+    """
+    config, task = self.config, self.task
+    abstract = jax.eval_shape(
+      lambda key: create_state(task, self.optimizer, key), jax.random.key(0)
+    )
+    print(report.parameter_table(abstract.params), flush=True)
+    restored = self.checkpointer.restore_latest(abstract)
+    if restored is not None:
+      state, data_state = restored
+      batches.set_state(data_state)
+      print(f"Restored step {int(state.step)} from {self.workdir}", flush=True)
+      return state
+    state = init_state(task, self.optimizer, config.seed)
+    if config.init_from:
+      params = load_params(config.init_from, abstract.params, task.identity())
+      params = jax.tree.map(jax.numpy.asarray, params)
+      averaged = state.ema_params is not None
+      state = state.replace(
+        params=params,
+        ema_params=jax.tree.map(jax.numpy.copy, params) if averaged else None,
+      )
+      print(f"Parameters from {config.init_from}", flush=True)
+      return state
+    position = batches.get_state()
+    state = task.start(state, batches)
+    batches.set_state(position)
+    return state
+
+  def _train(self, batches: BatchIterator, signals: StopSignals) -> None:
+    config = self.config
+    batch = next(batches)
+    step_fn = report.compile_step(
+      train_step,
+      self.state,
+      self.task.frozen,
+      batch,
+      self.key,
+      loss_fn=self.task.loss,
+      optimizer=self.optimizer,
+    )
+    print(step_fn.describe(config.batch_size), flush=True)
+    self.flops = step_fn.flops
+    self.progress = Progress(self.step, config.num_steps, config.batch_size)
+    while self.step < config.num_steps and not signals.requested:
+      batch = next(batches) if batch is None else batch
+      self.state, metrics = step_fn.call(
+        self.state, self.task.frozen, batch, self.key
+      )
+      self.step += 1
+      self._read_pending()
+      self.pending = (self.step, metrics)
+      if self._due(self.task.maintain_every):
+        self.state = self.task.maintain(self.state, batch, self.key)
+      batch = None
+      self._between_steps(batches)
+    self._read_pending()
+
+  def _due(self, every: int) -> bool:
+    return bool(every) and self.step % every == 0
+
+  def _between_steps(self, batches: BatchIterator) -> None:
+    """Evaluation, pictures and checkpoints, not counted as training time."""
+    config = self.config
+    last = self.step == config.num_steps
+    evaluate = self._due(config.eval_every) or (last and config.eval_every)
+    sample = self._due(config.sample_every) or (last and config.sample_every)
+    save = self._due(config.checkpoint_every)
+    if not (evaluate or sample or save):
+      return
+    # A state whose loss has not been looked at is never saved.
+    self._read_pending()
+    jax.block_until_ready(self.state.step)
+    start = time.perf_counter()
+    if save:
+      self._save(batches)
+    if evaluate:
+      self._evaluate()
+    if sample:
+      for name, picture in self.task.pictures(self.state).items():
+        self.log.picture(self.step, name, picture)
+    self.progress.pause(time.perf_counter() - start)
+
+  def _read_pending(self) -> None:
+    """Fetches the metrics of the step before the one now running.
+
+    One step late, so that the device always has work queued.
+    """
+    if self.pending is None:
+      return
+    (step, metrics), self.pending = self.pending, None
+    metrics = jax.device_get(metrics)
+    if not math.isfinite(float(metrics["loss"])):
+      steps = self.checkpointer.steps()
+      kept = f"checkpoint {steps[-1]}" if steps else "no checkpoint"
+      raise NonFiniteError(
+        f"The loss became {float(metrics['loss'])} at step {step} (it was"
+        f" finite up to step {step - 1}); {kept} is the last saved state. A"
+        " lower optimizer.learning_rate or clip_norm may help."
+      )
+    self.collected.append(metrics)
+    if step % self.config.log_every == 0 or step == self.config.num_steps:
+      self._log_train(step)
+
+  def _log_train(self, step: int) -> None:
+    means = jax.tree.map(
+      lambda *x: np.mean(np.asarray(x, np.float64), axis=0), *self.collected
+    )
+    self.collected = []
+    rates = self.progress.rates(step)
+    rates["gflops_per_second"] = self.flops * rates["steps_per_second"] / 1e9
+    rates["peak_memory_gib"] = report.peak_memory_bytes() / 2**30
+    metrics = means | rates
+    self.log.scalars(step, "train", metrics)
+    print(self.progress.line(step, metrics), flush=True)
+
+  def _evaluate(self) -> None:
+    start = time.perf_counter()
+    key = stream_key(self.config.seed, EVAL_STREAM)
+    collected = [
+      eval_step(
+        self.state.eval_params,
+        self.state.extra,
+        self.task.frozen,
+        batch,
+        jax.random.fold_in(key, i),
+        loss_fn=self.task.loss,
+      )
+      for i, batch in enumerate(self.task.eval_batches())
+    ]
+    if not collected:
+      return
+    metrics = mean_metrics(collected)
+    self.log.scalars(self.step, "heldout", metrics)
+    shown = " ".join(
+      f"{name} {float(value):.4g}"
+      for name, value in metrics.items()
+      if np.ndim(value) == 0
+    )
+    print(
+      f"held out at step {self.step}: {shown}"
+      f" ({format_seconds(time.perf_counter() - start)})",
+      flush=True,
+    )
+
+  def _save(self, batches: BatchIterator) -> None:
+    if self.step not in self.checkpointer.steps():
+      # Logged means never reach across a checkpoint, so that a resumed run
+      # writes the rows of an unbroken one.
+      if self.collected:
+        self._log_train(self.step)
+      self.checkpointer.save(self.step, self.state, batches.get_state())

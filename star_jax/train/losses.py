@@ -1,0 +1,69 @@
+"""Losses and the figures logged beside them.
+
+B: batch, L: tokens of all scales, V: codebook size, K: scales.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from star_jax.scales import ScaleSchedule
+
+
+def token_cross_entropy(logits_BLV: jax.Array, idx_BL: jax.Array) -> jax.Array:
+  """Cross-entropy of every token in nats, float32 [B, L]."""
+  return optax.softmax_cross_entropy_with_integer_labels(
+    logits_BLV.astype(jnp.float32), idx_BL
+  )
+
+
+def scale_means(values_BL: jax.Array, schedule: ScaleSchedule) -> jax.Array:
+  """Mean over the batch and the tokens of each scale, [K]."""
+  return jnp.stack(
+    [jnp.mean(values_BL[:, begin:end]) for begin, end in schedule.begin_ends]
+  )
+
+
+def next_scale_loss(
+  logits_BLV: jax.Array, idx_BL: jax.Array, schedule: ScaleSchedule
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Mean cross-entropy over all tokens (golden README, rule 13).
+
+  Returns:
+    The loss, and the metrics loss, acc (all tokens), loss_k, acc_k (per scale,
+    [K]), loss_tail, acc_tail (last scale). Accuracies are shares in [0, 1].
+  """
+  loss_BL = token_cross_entropy(logits_BLV, idx_BL)
+  hit_BL = (jnp.argmax(logits_BLV, axis=-1) == idx_BL).astype(jnp.float32)
+  loss_k = scale_means(loss_BL, schedule)
+  acc_k = scale_means(hit_BL, schedule)
+  loss = jnp.mean(loss_BL)
+  metrics = {
+    "loss": loss,
+    "acc": jnp.mean(hit_BL),
+    "loss_k": loss_k,
+    "acc_k": acc_k,
+    "loss_tail": loss_k[-1],
+    "acc_tail": acc_k[-1],
+  }
+  return loss, metrics
+
+
+def reconstruction_loss(
+  recon_BHW3: jax.Array, image_BHW3: jax.Array, *, l1: float, l2: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """`l1` * mean absolute error + `l2` * mean squared error.
+
+  Images are in [-1, 1]; PSNR is in dB of the 8-bit range with the
+  reconstruction clamped, as it would be shown.
+  """
+  error = recon_BHW3.astype(jnp.float32) - image_BHW3
+  abs_error = jnp.mean(jnp.abs(error))
+  squared = jnp.mean(jnp.square(error))
+  shown = jnp.square(jnp.clip(recon_BHW3, -1.0, 1.0) - image_BHW3)
+  per_image = jnp.mean(shown, axis=(1, 2, 3))
+  psnr = jnp.mean(10 * jnp.log10(4.0 / jnp.maximum(per_image, 1e-10)))
+  loss = l1 * abs_error + l2 * squared
+  return loss, {"l1": abs_error, "l2": squared, "psnr": psnr}

@@ -1,0 +1,205 @@
+"""AdamW as VAR and STAR train with it: schedules, decay mask, clipping, EMA.
+
+The schedules are those of `utils/lr_control.py` in both official code bases
+(golden README, rule 31), the decay mask is rule 32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+PyTree = Any
+Schedule = Callable[[jax.Array | int], jax.Array]
+
+# Substrings of a parameter's path that switch weight decay off (rule 32).
+OFFICIAL_NO_DECAY = (
+  "cls_token start_token task_token cfg_uncond pos_embed pos_1LC pos_start"
+  " start_pos lvl_embed gamma beta ada_gss moe_bias scale_mul"
+).split()
+# Collections whose arrays carry a leading layer axis (layers under nn.scan).
+STACKED = ("blocks",)
+# Flat part of the linear schedules, as a share of the run after warm-up.
+_FLAT = {"lin": 0.15, "lin0": 0.05, "lin00": 0.0, "exp": 0.15}
+SCHEDULES = ("cos", "lin", "lin0", "lin00", "lin<share>", "exp", "constant")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Optimizer:
+  """The update rule and what the log shows of it. Hashed by identity."""
+
+  tx: optax.GradientTransformation
+  learning_rate: Schedule
+  weight_decay: Schedule
+  ema_decay: float
+
+
+def learning_rate_schedule(
+  kind: str,
+  *,
+  peak: float,
+  num_steps: int,
+  warmup_steps: float,
+  warmup_start: float,
+  final_ratio: float,
+) -> Schedule:
+  """Learning rate of 0-based step `it`, float32.
+
+  Rises linearly from `warmup_start * peak` over round(warmup_steps) steps and
+  reaches `final_ratio * peak` at step num_steps - 1.
+
+  Args:
+    kind: "cos"; "lin", "lin0", "lin00": flat for the first 15%, 5%, 0% of what
+      follows the warm-up, then linear; "lin0.3": two linear pieces that meet
+      after that share; "exp": flat for 15%, then exponential; "constant".
+  """
+  decay = _decay_of(kind, final_ratio)
+  warmup = round(warmup_steps)
+  span = max(num_steps - 1 - warmup, 1)
+
+  def schedule(it):
+    it = jnp.asarray(it, jnp.float32)
+    rise = warmup_start + (1 - warmup_start) * it / max(warmup, 1)
+    passed = jnp.clip((it - warmup) / span, 0.0, 1.0)
+    return peak * jnp.where(it < warmup, rise, decay(passed))
+
+  return schedule
+
+
+def _decay_of(kind: str, end: float) -> Callable[[jax.Array], jax.Array]:
+  """Factor after warm-up as a function of the passed share in [0, 1]."""
+  if kind == "constant":
+    return jnp.ones_like
+  if kind == "cos":
+    return lambda p: end + (1 - end) * (0.5 + 0.5 * jnp.cos(jnp.pi * p))
+  if kind in ("lin", "lin0", "lin00"):
+    flat = _FLAT[kind]
+    return lambda p: jnp.where(
+      p < flat, 1.0, end + (1 - end) * (1 - p) / (1 - flat)
+    )
+  if kind == "exp":
+    flat = _FLAT[kind]
+    return lambda p: jnp.where(
+      p < flat, 1.0, jnp.exp((p - flat) / (1 - flat) * math.log(end))
+    )
+  knee = _knee_share(kind)
+  # The knee lies half-way between 1 and the straight line from 1 to `end`.
+  middle = (1 + end + (1 - end) * (1 - knee)) / 2
+  return lambda p: jnp.where(
+    p < knee,
+    1 + (middle - 1) * p / knee,
+    end + (middle - end) * (1 - p) / (1 - knee),
+  )
+
+
+def _knee_share(kind: str) -> float:
+  try:
+    share = float(kind.removeprefix("lin"))
+  except ValueError:
+    share = -1.0
+  if not (kind.startswith("lin") and 0 < share < 1):
+    raise ValueError(
+      f"Unknown learning rate schedule {kind!r}; accepted are"
+      f" {', '.join(SCHEDULES)}."
+    )
+  return share
+
+
+def weight_decay_schedule(
+  *, start: float, end: float, num_steps: int
+) -> Schedule:
+  """Cosine from `start` to `end` over the whole run, without warm-up."""
+
+  def schedule(it):
+    passed = jnp.asarray(it, jnp.float32) / max(num_steps - 1, 1)
+    wave = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(passed, 0.0, 1.0))
+    return end + (start - end) * wave
+
+  return schedule
+
+
+def decay_mask(
+  params: PyTree, no_decay: Sequence[str] = tuple(OFFICIAL_NO_DECAY)
+) -> PyTree:
+  """True where weight decay applies (golden README, rule 32).
+
+  Not to vectors, not to names that end in "bias", and not to paths that
+  contain one of `no_decay`. The layer axis of stacked blocks does not count
+  as a dimension.
+  """
+  flat = traverse_util.flatten_dict(params)
+  return traverse_util.unflatten_dict(
+    {path: _decays(path, leaf, no_decay) for path, leaf in flat.items()}
+  )
+
+
+def _decays(path: tuple[str, ...], leaf: Any, no_decay: Sequence[str]) -> bool:
+  rank = len(leaf.shape) - any(part in STACKED for part in path)
+  name = "/".join(path)
+  listed = any(word in name for word in no_decay)
+  return rank > 1 and not name.endswith("bias") and not listed
+
+
+def scheduled_weight_decay(
+  schedule: Schedule, mask: Callable[[PyTree], PyTree]
+) -> optax.GradientTransformation:
+  """Adds `schedule(count) * param` to the update where the mask is True."""
+
+  def init(params):
+    del params
+    return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+  def update(updates, state, params):
+    decay = schedule(state.count)
+    updates = jax.tree.map(
+      lambda u, p, on: u + decay * p if on else u,
+      updates,
+      params,
+      mask(params),
+    )
+    return updates, optax.ScaleByScheduleState(count=state.count + 1)
+
+  return optax.GradientTransformation(init, update)
+
+
+def build_optimizer(config, num_steps: int) -> Optimizer:
+  """From `config.optimizer` (the keys are listed in configs/common.py)."""
+  learning_rate = learning_rate_schedule(
+    config.schedule,
+    peak=config.learning_rate,
+    num_steps=num_steps,
+    warmup_steps=config.warmup_steps,
+    warmup_start=config.warmup_start,
+    final_ratio=config.final_ratio,
+  )
+  weight_decay = weight_decay_schedule(
+    start=config.weight_decay, end=config.weight_decay_end, num_steps=num_steps
+  )
+  no_decay = tuple(OFFICIAL_NO_DECAY) + tuple(config.no_decay)
+  tx = optax.chain(
+    optax.clip_by_global_norm(config.clip_norm)
+    if config.clip_norm > 0
+    else optax.identity(),
+    optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
+    scheduled_weight_decay(weight_decay, lambda p: decay_mask(p, no_decay)),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+  return Optimizer(tx, learning_rate, weight_decay, config.ema_decay)
+
+
+def update_ema(ema: PyTree, params: PyTree, step, decay: float) -> PyTree:
+  """Moving average whose memory grows with the run until it reaches `decay`.
+
+  The factor min(decay, (1 + step) / (10 + step)) forgets the initial draw
+  quickly, so that averaged parameters are usable early.
+  """
+  step = jnp.asarray(step, jnp.float32)
+  factor = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda e, p: e + (1 - factor) * (p - e), ema, params)

@@ -1,0 +1,67 @@
+"""What a training run carries from step to step, and how it is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """One pytree; everything that has to survive a restart is in it.
+
+  step: int32 scalar, the number of finished steps.
+  params: trained parameters, float32.
+  ema_params: their moving average, float32, or None when it is off.
+  opt_state: the optimizer's moments and counters.
+  extra: what a task updates beside its parameters (the tokenizer's running
+    codebook usage), arrays only.
+  """
+
+  step: jax.Array
+  params: PyTree
+  ema_params: PyTree
+  opt_state: PyTree
+  extra: PyTree
+
+  @property
+  def eval_params(self) -> PyTree:
+    """The averaged parameters where there are any."""
+    return self.params if self.ema_params is None else self.ema_params
+
+
+def create_state(task, optimizer, key: jax.Array) -> TrainState:
+  """The state of step 0. Traceable: shapes come from `jax.eval_shape` of it."""
+  params, extra = task.init(key)
+  averaged = None
+  if optimizer.ema_decay:
+    # A copy: params and average are donated as two buffers.
+    averaged = jax.tree.map(jnp.copy, params)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema_params=averaged,
+    opt_state=optimizer.tx.init(params),
+    extra=extra,
+  )
+
+
+def init_state(task, optimizer, seed: int) -> TrainState:
+  """Draws the state of step 0 under one jit, never whole on the host."""
+  key = jax.random.fold_in(jax.random.key(seed), INIT_STREAM)
+  return jax.jit(lambda k: create_state(task, optimizer, k))(key)
+
+
+# Streams of the run's seed: parameters and training steps never share draws.
+INIT_STREAM = 0
+TRAIN_STREAM = 1
+EVAL_STREAM = 2
+
+
+def stream_key(seed: int, stream: int) -> jax.Array:
+  return jax.random.fold_in(jax.random.key(seed), stream)

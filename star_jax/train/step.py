@@ -1,0 +1,95 @@
+"""One training step and one evaluation step: pure functions, no I/O."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from star_jax.train.optimizer import Optimizer, update_ema
+from star_jax.train.state import TrainState
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+@functools.partial(
+  jax.jit, static_argnames=("loss_fn", "optimizer"), donate_argnames="state"
+)
+def train_step(
+  state: TrainState,
+  frozen: PyTree,
+  batch: PyTree,
+  key: jax.Array,
+  *,
+  loss_fn,
+  optimizer: Optimizer,
+) -> tuple[TrainState, Metrics]:
+  """One update.
+
+  Args:
+    state: donated.
+    frozen: arrays that the loss reads and nobody trains.
+    batch: one batch of arrays.
+    key: the run's training key; the step draws from fold_in(key, state.step),
+      so that a resumed run draws what an unbroken one would.
+    loss_fn: (params, extra, frozen, batch, key, train) -> (loss, (metrics,
+      extra)), see `tasks.Task.loss`.
+
+  Returns:
+    The next state and the metrics of this step (before the update).
+  """
+  step_key = jax.random.fold_in(key, state.step)
+
+  def objective(params):
+    return loss_fn(params, state.extra, frozen, batch, step_key, True)
+
+  grads, (metrics, extra) = jax.grad(objective, has_aux=True)(state.params)
+  updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  ema_params = state.ema_params
+  if ema_params is not None:
+    ema_params = update_ema(ema_params, params, state.step, optimizer.ema_decay)
+  metrics = metrics | {
+    "grad_norm": optax.global_norm(grads),
+    "learning_rate": optimizer.learning_rate(state.step),
+    "weight_decay": optimizer.weight_decay(state.step),
+  }
+  next_state = TrainState(
+    step=state.step + 1,
+    params=params,
+    ema_params=ema_params,
+    opt_state=opt_state,
+    extra=extra,
+  )
+  return next_state, metrics
+
+
+@functools.partial(jax.jit, static_argnames=("loss_fn",))
+def eval_step(
+  params: PyTree,
+  extra: PyTree,
+  frozen: PyTree,
+  batch: PyTree,
+  key: jax.Array,
+  *,
+  loss_fn,
+) -> Metrics:
+  """Metrics of one batch, nothing dropped, nothing donated."""
+  _, (metrics, _) = loss_fn(params, extra, frozen, batch, key, False)
+  return metrics
+
+
+def mean_metrics(collected: list[Metrics]) -> Metrics:
+  """Mean over batches of equal size, on the host."""
+  assert collected
+  fetched = jax.device_get(collected)
+  return jax.tree.map(
+    lambda *leaves: (
+      sum(jnp.asarray(x, jnp.float32) for x in leaves) / len(leaves)
+    ),
+    *fetched,
+  )

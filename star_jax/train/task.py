@@ -1,0 +1,102 @@
+"""What the training loop asks of a task, and the iterators it feeds on.
+
+The loop knows nothing of tokenizers or transformers: stage 1 and stage 2 are
+two tasks behind this interface (tokenizer_task.py, transformer_task.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from PIL import Image
+
+from star_jax.train.state import TrainState
+
+PyTree = Any
+Batch = dict[str, np.ndarray]
+
+
+class BatchIterator(Protocol):
+  """Endless batches whose position can be stored (a grain iterator has it)."""
+
+  def __next__(self) -> Batch: ...
+
+  def get_state(self) -> Any: ...
+
+  def set_state(self, state: Any) -> None: ...
+
+
+class Task(Protocol):
+  """One kind of training.
+
+  Attributes:
+    frozen: arrays that the loss reads and nobody trains; they travel into the
+      step as an argument, so that they are not compiled in as constants.
+    maintain_every: steps between two calls of `maintain`, 0 for never.
+  """
+
+  frozen: PyTree
+  maintain_every: int
+
+  def identity(self) -> dict:
+    """The part of the configuration that a checkpoint must agree with."""
+
+  def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+    """(params, extra) of step 0; traceable."""
+
+  def loss(
+    self,
+    params: PyTree,
+    extra: PyTree,
+    frozen: PyTree,
+    batch: Batch,
+    key: jax.Array,
+    train: bool,
+  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
+    """(loss, (metrics with "loss" among them, extra)); traceable."""
+
+  def train_batches(self) -> BatchIterator: ...
+
+  def eval_batches(self) -> Iterable[Batch]:
+    """The same batches every time; may be empty."""
+
+  def start(self, state: TrainState, batches: BatchIterator) -> TrainState:
+    """Data-dependent initialisation of a run that starts from scratch.
+
+    It may draw batches; the loop puts the iterator back afterwards.
+    """
+
+  def maintain(
+    self, state: TrainState, batch: Batch, key: jax.Array
+  ) -> TrainState:
+    """Called between steps every `maintain_every` steps; deterministic."""
+
+  def pictures(self, state: TrainState) -> dict[str, Image.Image]:
+    """Sample sheets by name."""
+
+  def export(self, state: TrainState, workdir: Path) -> Path:
+    """Writes the averaged model in the form that sampling reads."""
+
+
+class MappedBatches:
+  """`fn` applied to every batch; the position is that of the source."""
+
+  def __init__(self, source: BatchIterator, fn: Callable[[Batch], Batch]):
+    self._source = source
+    self._fn = fn
+
+  def __iter__(self) -> Iterator[Batch]:
+    return self
+
+  def __next__(self) -> Batch:
+    return self._fn(next(self._source))
+
+  def get_state(self) -> Any:
+    return self._source.get_state()
+
+  def set_state(self, state: Any) -> None:
+    self._source.set_state(state)
