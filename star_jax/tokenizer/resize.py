@@ -50,6 +50,22 @@ def bicubic_matrix(n_in: int, n_out: int) -> np.ndarray:
   return _frozen(matrix)
 
 
+@functools.cache
+def bilinear_matrix(n_in: int, n_out: int) -> np.ndarray:
+  """float32 [n_out, n_in] of bilinear interpolation along one axis.
+
+  Half-pixel centres (align_corners False), borders clamped, no antialiasing.
+  """
+  matrix = np.zeros((n_out, n_in))
+  for i in range(n_out):
+    centre = max((i + 0.5) * n_in / n_out - 0.5, 0.0)
+    left = min(int(centre), n_in - 1)
+    weight = min(centre - left, 1.0)
+    matrix[i, left] += 1 - weight
+    matrix[i, min(left + 1, n_in - 1)] += weight
+  return _frozen(matrix)
+
+
 def _cubic(x: float) -> float:
   """Keys' cubic convolution kernel at distance x >= 0."""
   a = CUBIC_A
