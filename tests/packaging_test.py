@@ -1,0 +1,176 @@
+"""Requirement files, launch scripts and licences say what is true."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = (
+  "requirements.txt",
+  "requirements-nodeps.txt",
+  "requirements-extras.txt",
+)
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>\d[\w.+]*)")
+
+
+def _normal(name: str) -> str:
+  """The spelling under which package names are compared (PEP 503)."""
+  return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _lines(file: str) -> list[str]:
+  """The lines of a requirement file that are not blank or whole comments."""
+  lines = (ROOT / file).read_text().splitlines()
+  return [line for line in lines if line and not line.startswith("#")]
+
+
+def _pins(file: str) -> dict[str, str]:
+  matches = [_PIN.match(line) for line in _lines(file)]
+  return {_normal(m["name"]): m["version"] for m in matches if m}
+
+
+@pytest.mark.parametrize("file", REQUIREMENTS)
+def test_every_requirement_is_pinned_and_has_one_reason(file):
+  assert _lines(file)
+  for line in _lines(file):
+    assert re.fullmatch(_PIN.pattern + r" +# [^#]{10,}", line), line
+
+
+def test_constraints_are_pins_and_repeat_no_requirement():
+  for line in _lines("constraints.txt"):
+    assert _PIN.fullmatch(line), line
+  names = [name for file in REQUIREMENTS[:2] for name in _pins(file)]
+  assert len(names) == len(set(names))
+  assert not set(names) & set(_pins("constraints.txt"))
+
+
+def _third_party_imports(folders) -> dict[str, str]:
+  """Top-level module -> a file that imports it, outside the standard library.
+
+  Relative imports and our own packages are left out.
+  """
+  own = {"star_jax", "configs", "launch", "tests"}
+  found = {}
+  for folder in folders:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+          modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+          modules = [node.module]
+        else:
+          continue
+        for module in modules:
+          top = module.partition(".")[0]
+          if top not in sys.stdlib_module_names and top not in own:
+            found[top] = str(path.relative_to(ROOT))
+  return found
+
+
+def _distributions(module: str) -> set[str]:
+  """Installed distributions that provide a module; its own name if none."""
+  names = importlib.metadata.packages_distributions().get(module, [module])
+  return {_normal(name) for name in names}
+
+
+def test_every_import_is_a_requirement():
+  pins = {**_pins("requirements.txt"), **_pins("requirements-nodeps.txt")}
+  imports = _third_party_imports(["star_jax", "launch", "configs"])
+  assert {"jax", "flax", "numpy"} <= set(imports)
+  missing = {
+    module: file
+    for module, file in imports.items()
+    if not _distributions(module) & set(pins)
+  }
+  assert not missing
+
+
+def test_every_import_of_the_tests_is_a_requirement_or_an_extra():
+  pins = {name for file in REQUIREMENTS for name in _pins(file)}
+  missing = {
+    module: file
+    for module, file in _third_party_imports(["tests"]).items()
+    if not _distributions(module) & pins
+  }
+  assert not missing
+
+
+def test_project_metadata_asks_only_for_pinned_packages():
+  text = (ROOT / "pyproject.toml").read_text()
+  listed = re.search(r"dependencies = \[(.*?)\]", text, re.DOTALL)[1]
+  names = {_normal(name) for name in re.findall(r'"([\w.-]+)', listed)}
+  assert names and names <= set(_pins("requirements.txt"))
+
+
+def test_installed_versions_are_the_pinned_ones():
+  """The figures of this repository hold for these versions."""
+  pins = {**_pins("requirements.txt"), **_pins("requirements-nodeps.txt")}
+  installed = {
+    _normal(d.metadata["Name"]): d.version
+    for d in importlib.metadata.distributions()
+  }
+  wrong = {
+    name: installed.get(name)
+    for name, version in pins.items()
+    if installed.get(name, "").partition("+")[0] != version
+  }
+  assert not wrong
+
+
+def test_scripts_are_valid_bash_and_executable():
+  scripts = [*(ROOT / "launch").glob("*.sh"), ROOT / ".ci" / "run"]
+  assert len(scripts) >= 3
+  for script in scripts:
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK), script
+
+
+def _setup_env(tmp_path, **variables) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    ["bash", ROOT / "launch" / "setup_env.sh"],
+    env={**os.environ, "STAR_VENV": str(tmp_path / "venv"), **variables},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_setup_refuses_an_old_python(tmp_path):
+  """A stand-in that answers as an interpreter older than 3.11 would."""
+  old = tmp_path / "python3.10"
+  old.write_text("#!/bin/sh\nexit 1\n")
+  old.chmod(0o755)
+  run = _setup_env(tmp_path, STAR_PYTHON=str(old))
+  assert run.returncode == 1
+  assert "Python 3.11 or newer" in run.stderr and str(old) in run.stderr
+  assert not (tmp_path / "venv").exists()
+
+
+def test_setup_refuses_an_unknown_build_of_jax(tmp_path):
+  run = _setup_env(tmp_path, STAR_JAX="rocm99")
+  assert run.returncode == 1
+  assert "cpu, cuda12, cuda13 or tpu, got 'rocm99'" in run.stderr
+
+
+def test_licence_and_notice_name_every_art_set_and_weight():
+  licence = (ROOT / "LICENSE").read_text()
+  assert "Apache License" in licence and "END OF TERMS AND COND" in licence
+  notice = (ROOT / "NOTICE").read_text()
+  packages = [*_pins("requirements-nodeps.txt"), "@iconify-json/noto"]
+  packages += ["@iconify-json/fluent-emoji-flat", "@iconify-json/emojione"]
+  for package in packages:
+    assert package in notice, package
+  for licence in ("CC BY 4.0", "CC BY-SA 4.0", "MIT License", "Apache"):
+    assert licence in notice
+
+
+def test_tests_run_on_eight_devices_with_exact_products():
+  assert jax.device_count() == 8
+  assert jax.config.jax_default_matmul_precision == "highest"
