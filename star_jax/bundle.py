@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
+from star_jax.text.encoder import TextEncoder
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
@@ -40,6 +41,7 @@ STORAGE_DTYPES = ("float32", "float16")
 SAMPLING_KEYS = (
   "cfg_scale", "top_k", "top_p", "temperature", "gumbel_smooth",
 )  # fmt: skip
+MODULES = {"tokenizer": VQVAE, "star": Star}
 HASH_DIGITS = 16
 
 
@@ -56,6 +58,11 @@ class TextSettings:
   name: str
   max_tokens: int
   fingerprint: str
+
+  @classmethod
+  def of(cls, encoder: TextEncoder) -> TextSettings:
+    """The settings that find this encoder again."""
+    return cls(encoder.name, encoder.max_tokens, encoder.fingerprint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +149,7 @@ def save_bundle(
     }
     for name, (config, params) in parts.items():
       tensors = _flatten(params)
-      _check_shapes(name, tensors, expected_shapes(name, config))
+      _check_shapes(name, tensors, expected_shapes(MODULES[name](config)))
       data = safetensors.numpy.save(
         {key: _store(key, x, storage) for key, x in tensors.items()}
       )
@@ -201,21 +208,17 @@ def load_bundle(directory: str | os.PathLike) -> Bundle:
   )
 
 
-def expected_shapes(
-  name: str, config: VQVAEConfig | StarConfig
-) -> dict[str, tuple[int, ...]]:
-  """'/'-joined path -> shape of every parameter of "tokenizer" or "star"."""
-  key = jax.random.key(0)
-  if name == "tokenizer":
-    image = jnp.zeros((1, *config.image_size, 3))
-    tree = jax.eval_shape(VQVAE(config).init, key, image)
-  else:
-    tree = jax.eval_shape(Star(config).init, key, *_star_example(config))
+def expected_shapes(module: VQVAE | Star) -> dict[str, tuple[int, ...]]:
+  """'/'-joined path -> shape of every parameter of the module."""
+  tree = jax.eval_shape(module.init, jax.random.key(0), *example_inputs(module))
   return {key: tuple(x.shape) for key, x in _flatten(tree["params"]).items()}
 
 
-def _star_example(config: StarConfig) -> tuple[jax.Array, TextStates]:
-  """Arguments of `Star.__call__` for a batch of one."""
+def example_inputs(module: VQVAE | Star) -> tuple[Any, ...]:
+  """Zeros for a batch of one, as `module.init` takes them after the key."""
+  config = module.config
+  if isinstance(module, VQVAE):
+    return (jnp.zeros((1, *config.image_size, 3)),)
   rest = config.schedule.num_tokens - config.schedule.lengths[0]
   text = TextStates(
     text_BTD=jnp.zeros((1, 1, config.text_dim)),
@@ -234,7 +237,8 @@ def _store(key: str, x: Any, storage: str) -> np.ndarray:
   x = np.asarray(x)
   if not np.issubdtype(x.dtype, np.floating) and x.dtype != jnp.bfloat16:
     return x
-  x = x.astype(np.float32)
+  # Contiguous, since safetensors writes the memory as it lies.
+  x = np.ascontiguousarray(x, np.float32)
   if not np.isfinite(x).all():
     raise ValueError(f"Parameter {key} has values that are not finite.")
   if x.ndim < 2 or "quantizer" in key:
@@ -341,6 +345,6 @@ def _read_params(directory: Path, name: str, header, config) -> Any:
     tensors = safetensors.numpy.load(data)
   except (SafetensorError, ValueError) as error:
     raise ValueError(f"{file} is not a safetensors file: {error}.") from error
-  _check_shapes(name, tensors, expected_shapes(name, config))
+  _check_shapes(name, tensors, expected_shapes(MODULES[name](config)))
   tensors = {key: x.astype(np.float32) for key, x in tensors.items()}
   return flax.traverse_util.unflatten_dict(tensors, sep="/")
