@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from configs import data
+
 RUNLOCAL = "runlocal"
 
 
@@ -43,7 +45,7 @@ def training(stage: str) -> ConfigDict:
 
   c.optimizer = optimizer()
   c.data = "mixture"
-  c.data_options = ConfigDict()
+  c.data_options = data.options()
   # Of the exported weights.
   c.licence = "Apache-2.0; the art they were trained on is listed in NOTICE."
   return c

@@ -76,6 +76,7 @@ def draw_background(
   avoid: Sequence[Rgb],
   white_share: float,
   min_distance: float = 0.2,
+  without: Sequence[Rgb] = (),
 ) -> Background:
   """A random background whose colours are far from all of `avoid`.
 
@@ -84,10 +85,13 @@ def draw_background(
     avoid: colours of the objects that will stand on it.
     white_share: how often plain white is taken (if it is not to be avoided).
     min_distance: OKLab distance kept from each colour of `avoid`.
+    without: backgrounds that are not used at all.
   """
 
   def far(rgb: Rgb) -> bool:
-    return all(distance(rgb, other) >= min_distance for other in avoid)
+    return rgb not in without and all(
+      distance(rgb, other) >= min_distance for other in avoid
+    )
 
   if rng.random() < white_share and far(WHITE):
     return Background("plain", WHITE, WHITE, 0.0, 1.0)
@@ -100,7 +104,9 @@ def draw_background(
   )
   if family is None:  # nothing is far from all: take what is farthest
     nearest = {
-      c: min(distance(c, other) for other in avoid) for c in LIGHT + DARK
+      c: min(distance(c, other) for other in avoid)
+      for c in LIGHT + DARK
+      if c not in without
     }
     family = [max(nearest, key=nearest.get)]
   base = family[rng.integers(len(family))]

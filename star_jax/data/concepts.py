@@ -49,12 +49,12 @@ turtle 1f422
 crab 1f980
 octopus/octopuses 1f419
 whale 1f433
-snake 1f40d
+camel 1f42a
+mouse 1f401
 frog 1f438
 bear 1f43b
 dinosaur 1f995
 car 1f697
-airplane 2708 -noto
 tree 1f333
 cactus/cactuses 1f335
 flower 1f338
@@ -100,7 +100,7 @@ basketball 1f3c0
 door 1f6aa
 chair 1fa91
 backpack 1f392
-bag 1f45c -fluent
+shell 1f41a
 trophy/trophies 1f3c6
 flag 1f6a9
 envelope 2709
@@ -116,7 +116,6 @@ scarf/scarves 1f9e3
 diamond 1f48e -noto
 hand 270b
 circle 1f534
-square 1f7e5
 """
 
 

@@ -10,8 +10,8 @@ of the training distribution.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -142,7 +142,7 @@ class SceneGenerator:
       style: [
         c.name
         for c in CONCEPTS.values()
-        if style in c.styles and (style, c.key) in store
+        if style in c.styles and _drawable(store, style, c.key)
       ]
       for style in config.styles
     }
@@ -152,13 +152,20 @@ class SceneGenerator:
         f"The art store has no pictures in the styles"
         f" {', '.join(config.styles)}; launch/prepare_data.py renders them."
       )
-    self._sprites: OrderedDict = OrderedDict()
+    # Every sprite that was ever drawn; all of them at 64 px take 60 MB.
+    self._sprites: dict[tuple, np.ndarray] = {}
 
   def with_config(self, **changes) -> SceneGenerator:
     """The same store under another config (split, seed, size, ...)."""
     return SceneGenerator(
       self.store, dataclasses.replace(self.config, **changes)
     )
+
+  def with_seed(self, seed: int) -> SceneGenerator:
+    """Other scenes from the same cache of sprites."""
+    other = copy.copy(self)
+    other.config = dataclasses.replace(self.config, seed=seed)
+    return other
 
   # Facts.
 
@@ -329,7 +336,6 @@ class SceneGenerator:
     """A cached square sprite, 64 pixels a side (or 128: `large`)."""
     key = (concept, style, colour, large)
     if key in self._sprites:
-      self._sprites.move_to_end(key)
       return self._sprites[key]
     try:
       position = self.store.index(style, CONCEPTS[concept].key)
@@ -344,8 +350,6 @@ class SceneGenerator:
       image = Image.fromarray(rgba, "RGBA")
       rgba = np.asarray(image.resize((64, 64), Image.Resampling.LANCZOS))
     self._sprites[key] = rgba
-    if len(self._sprites) > 4096:  # 64 MiB of 64 px sprites
-      self._sprites.popitem(last=False)
     return rgba
 
   def render(self, scene: Scene) -> np.ndarray:
@@ -355,6 +359,13 @@ class SceneGenerator:
       sprite = self.sprite(item.concept, scene.style, item.colour, item.size)
       blend(canvas, sprite, item.box[0], item.box[1])
     return canvas
+
+
+def _drawable(store, style: str, key: str) -> bool:
+  """Pictures that the art store holds out are not shown in scenes either."""
+  if (style, key) not in store:
+    return False
+  return store.records[store.index(style, key)].split == "train"
 
 
 def _draw_share(rng) -> int:

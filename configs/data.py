@@ -1,0 +1,47 @@
+"""What the data pipeline reads, beside the name of the source.
+
+`config.data` is "icons", "scenes", "mixture", "folder" or "synthetic"; these
+are its options, `config.data_options` of every training config.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def options() -> ConfigDict:
+  """Icons and scenes at 64 px, read in this process."""
+  o = ConfigDict()
+  o.size = (64, 64)  # (height, width) of the pictures
+  o.art_dir = ""  # of the art store; empty: its default place
+  o.threads = 2  # that read ahead
+  o.workers = 0  # processes that read ahead; 0: only the threads
+  o.mixture = ConfigDict(dict(icons=0.4, scenes=0.6))
+  o.icons = ConfigDict(
+    dict(
+      styles=(),  # empty: all
+      white_share=0.3,  # how often the background is white
+      min_scale=0.8,  # smallest side, as a share of the shorter one
+      canonical=False,  # no augmentation
+    )
+  )
+  o.scenes = ConfigDict(
+    dict(
+      seed=0,
+      max_objects=4,
+      styles=("twemoji", "openmoji", "noto", "fluent"),
+      style_share=0.35,  # how often the caption names the style
+      plain_share=0.1,  # objects in their own colours
+    )
+  )
+  o.folder = ConfigDict(
+    dict(
+      path="",
+      heldout_share=0.05,
+      crop="random",  # or "centre"
+      flip=False,  # breaks "left of", letters and arrows
+      small="enlarge",  # pictures smaller than the crop; or "skip"
+      max_bad_share=0.05,  # of unusable files
+    )
+  )
+  return o

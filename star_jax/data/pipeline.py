@@ -1,0 +1,169 @@
+"""Sources -> seeded order -> this process's share -> batches (grain).
+
+The iterator yields {"image": uint8 [B, H, W, 3], "caption": object [B]} and
+has `get_state()` / `set_state()`: a run that restores the state sees exactly
+the batches that an unbroken run would have seen. Example number n is a pure
+function of (seed, n), whatever the number of threads or workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from star_jax.data.art.store import load_art
+from star_jax.data.folder import FolderSource
+from star_jax.data.scenes import SceneConfig
+from star_jax.data.sources import (
+  ENDLESS,
+  IconSource,
+  SceneSource,
+  Source,
+  SyntheticSource,
+  Weighted,
+  check_split,
+)
+
+SOURCES = ("icons", "scenes", "mixture", "folder", "synthetic")
+
+
+def build_sources(config, split: str) -> dict[str, Weighted]:
+  """The sources that `config.source` names, with their shares.
+
+  Args:
+    config: `source` (one of `SOURCES`) and the keys of configs/data.py.
+    split: "train", "seen" or "heldout".
+
+  Raises:
+    ValueError: for an unknown source or what a source refuses.
+  """
+  check_split(split)
+  if config.source not in SOURCES:
+    raise ValueError(
+      f"config.data is one of {', '.join(SOURCES)}, got {config.source!r}."
+    )
+  size = tuple(config.size)
+  if len(size) != 2 or min(size) < 1:
+    raise ValueError(f"data_options.size is (height, width), got {size!r}.")
+  if config.source == "synthetic":
+    return {"synthetic": Weighted(SyntheticSource(size, split), 1.0)}
+  if config.source == "folder":
+    options = dict(config.folder)
+    source = FolderSource(options.pop("path"), size, split, **options)
+    return {"folder": Weighted(source, 1.0)}
+  weights = {config.source: 1.0}
+  if config.source == "mixture":
+    weights = {name: w for name, w in config.mixture.items() if w > 0}
+  unknown = set(weights) - {"icons", "scenes"}
+  if unknown or not weights:
+    raise ValueError(
+      "data_options.mixture gives shares to icons and scenes, got"
+      f" {dict(config.mixture)!r}."
+    )
+  store = load_art(config.art_dir or None)
+  make = {"icons": _icons, "scenes": _scenes}
+  return {
+    name: Weighted(make[name](store, config, size, split), weight)
+    for name, weight in weights.items()
+  }
+
+
+def _icons(store, config, size, split) -> IconSource:
+  return IconSource(store, size, split, **dict(config.icons))
+
+
+def _scenes(store, config, size, split) -> SceneSource:
+  options = dict(config.scenes)
+  options["styles"] = tuple(options["styles"])
+  return SceneSource(store, SceneConfig(size=size, split=split, **options))
+
+
+def source_dataset(source: Source, seed: int) -> grain.MapDataset:
+  """Endless examples of one source as {"image", "caption"}.
+
+  A finite source is shuffled anew in every epoch, and its augmentation is
+  drawn anew; a generated one is read from its first picture on.
+  """
+  count = len(source)
+  endless = count >= ENDLESS
+  order = grain.MapDataset.range(ENDLESS if endless else count)
+  if not endless:
+    order = order.seed(seed).shuffle().repeat()
+
+  def read(position: int, index: int) -> dict[str, Any]:
+    epoch = 0 if endless else position // count
+    image, caption, _ = source.example(int(index), epoch_seed(seed, epoch))
+    return {"image": image, "caption": caption}
+
+  return order.map_with_index(read)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+  """The `seed` of `example` in an epoch; epoch 0 keeps the seed itself."""
+  return seed + epoch * 1_000_003
+
+
+def build_dataset(
+  config,
+  split: str,
+  batch_size: int,
+  seed: int,
+  *,
+  shard_index: int | None = None,
+  shard_count: int | None = None,
+) -> grain.DatasetIterator:
+  """An endless, checkpointable iterator of batches.
+
+  Args:
+    config: see `build_sources`; also `threads` and `workers` (processes; 0
+      reads in threads of this one).
+    split: "train", "seen" or "heldout".
+    batch_size: examples a batch in this process.
+    seed: order and augmentation.
+    shard_index, shard_count: this process's share of the examples; by
+      default that of `jax.process_index()`.
+
+  Returns:
+    Yields {"image": uint8 [B, H, W, 3], "caption": object array [B]}.
+
+  Raises:
+    ValueError: see `build_sources`.
+  """
+  if batch_size < 1:
+    raise ValueError(f"A batch has at least one example, got {batch_size!r}.")
+  if shard_count is None:
+    shard_index, shard_count = jax.process_index(), jax.process_count()
+  sources = list(build_sources(config, split).values())
+  datasets = [source_dataset(s.source, seed) for s in sources]
+  if len(datasets) == 1:
+    (dataset,) = datasets
+  else:
+    dataset = grain.MapDataset.mix(
+      datasets, weights=[s.weight for s in sources]
+    )
+  dataset = dataset[shard_index::shard_count].to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=config.threads,
+      prefetch_buffer_size=max(2 * batch_size, config.threads),
+    )
+  )
+  dataset = dataset.batch(batch_size, batch_fn=stack)
+  if config.workers:
+    dataset = dataset.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=config.workers)
+    )
+  return iter(dataset)
+
+
+def stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Examples -> {"image": uint8 [B, H, W, 3], "caption": object [B]}."""
+  captions = np.empty(len(examples), object)
+  captions[:] = [e["caption"] for e in examples]
+  return {
+    "image": np.stack([e["image"] for e in examples]),
+    "caption": captions,
+  }

@@ -1,0 +1,197 @@
+"""Where training examples come from, each behind the same two methods.
+
+A source has `len(source)` and `example(index, seed) -> (image, caption,
+meta)`: image uint8 [H, W, 3], caption a str, meta a dict of facts. An example
+is a pure function of (seed, index); `seed` varies the augmentation (and, for
+generated pictures, the picture).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from star_jax.data import backgrounds
+from star_jax.data.art.captions import canonical_caption, icon_caption
+from star_jax.data.recolor import COLOURS
+from star_jax.data.scene_text import with_article
+from star_jax.data.scenes import SceneConfig, SceneGenerator, blend
+
+SPLITS = ("train", "seen", "heldout")
+Example = tuple[np.ndarray, str, dict[str, Any]]
+# Generated sources never end; positions stay far inside int64.
+ENDLESS = 2**40
+
+
+class Source(Protocol):
+  """What the pipeline reads from."""
+
+  def __len__(self) -> int: ...
+
+  def example(self, index: int, seed: int) -> Example:
+    """(image uint8 [H, W, 3], caption, facts), pure in (seed, index)."""
+    ...
+
+
+def check_split(split: str) -> str:
+  """The split, or ValueError for an unknown one."""
+  if split not in SPLITS:
+    raise ValueError(f"A split is one of {', '.join(SPLITS)}, got {split!r}.")
+  return split
+
+
+class IconSource:
+  """Single pictures of the art store on random backgrounds.
+
+  Args:
+    store: `ArtStore`.
+    size: (H, W).
+    split: "train" and "seen" are the training pictures, "heldout" the others.
+    styles: art sets to use; empty for all.
+    white_share: how often the background is white.
+    min_scale: smallest side of the picture as a share of the shorter side.
+    canonical: no augmentation at all: centred, full size, on white, with the
+      caption used for measuring.
+  """
+
+  def __init__(
+    self,
+    store,
+    size: tuple[int, int],
+    split: str,
+    *,
+    styles: Sequence[str],
+    white_share: float,
+    min_scale: float,
+    canonical: bool = False,
+  ):
+    wanted = "heldout" if check_split(split) == "heldout" else "train"
+    known = {record.style for record in store.records}
+    if unknown := set(styles) - known:
+      raise ValueError(
+        f"The art store has the styles {', '.join(sorted(known))}, not"
+        f" {', '.join(sorted(unknown))}."
+      )
+    if not 0 < min_scale <= 1:
+      raise ValueError(f"min_scale is in (0, 1], got {min_scale!r}.")
+    self.store = store
+    self.size = tuple(size)
+    self.white_share = white_share
+    self.min_scale = min_scale
+    self.canonical = canonical
+    self.positions = [
+      i
+      for i, record in enumerate(store.records)
+      if record.split == wanted and (not styles or record.style in styles)
+    ]
+    if not self.positions:
+      raise ValueError(
+        f"The art store has no {wanted} pictures in the styles {styles!r}."
+      )
+
+  def __len__(self) -> int:
+    return len(self.positions)
+
+  def example(self, index: int, seed: int) -> Example:
+    position = self.positions[index]
+    record = self.store.records[position]
+    rgba = self.store.rgba(position)
+    meta = {"source": "icons", "record": position, "style": record.style}
+    if self.canonical:
+      white = backgrounds.WHITE
+      background = backgrounds.Background("plain", white, white, 0.0, 1.0)
+      image = self._compose(rgba, background, min(self.size), (0.5, 0.5))
+      return image, canonical_caption(record), meta
+    rng = np.random.default_rng([seed, index])
+    caption = icon_caption(record, rng)
+    background = self._background(rng, rgba, record.style)
+    side = round(min(self.size) * rng.uniform(self.min_scale, 1.0))
+    image = self._compose(rgba, background, side, rng.random(2))
+    return image, caption, meta
+
+  def _background(self, rng, rgba: np.ndarray, style: str):
+    """One on which the picture stays visible."""
+    solid = rgba[..., 3] > 127
+    avoid = []
+    if solid.any():
+      mean = rgba[solid][:, :3].mean(axis=0)
+      avoid.append(tuple(int(v) for v in mean))
+    dark = ()
+    if style in ("line art", "openmoji"):  # black outlines
+      dark = backgrounds.DARK
+    return backgrounds.draw_background(
+      rng, avoid, self.white_share, min_distance=0.12, without=dark
+    )
+
+  def _compose(self, rgba, background, side: int, at) -> np.ndarray:
+    """The picture at `side` pixels, `at` (y, x) in the free room."""
+    canvas = backgrounds.paint(background, self.size)
+    sprite = Image.fromarray(rgba, "RGBA")
+    if side != rgba.shape[0]:
+      sprite = sprite.resize((side, side), Image.Resampling.LANCZOS)
+    y, x = (round((room - side) * share) for room, share in zip(self.size, at))
+    blend(canvas, np.asarray(sprite), x, y)
+    return canvas
+
+
+class SceneSource:
+  """Generated scenes; see `scenes.py`.
+
+  Args:
+    store: `ArtStore`.
+    config: what is drawn. Its seed is combined with that of `example`.
+  """
+
+  def __init__(self, store, config: SceneConfig):
+    self._generator = SceneGenerator(store, config)
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def example(self, index: int, seed: int) -> Example:
+    generator = self._generator.with_seed(self._generator.config.seed + seed)
+    scene = generator.scene(index)
+    meta = {"source": "scenes", "style": scene.style, "scene": scene}
+    return generator.render(scene), scene.caption, meta
+
+
+class SyntheticSource:
+  """Plain shapes that need no data: for trying out a configuration."""
+
+  SHAPES = ("square", "circle")
+
+  def __init__(self, size: tuple[int, int], split: str):
+    self.size = tuple(size)
+    self._split = SPLITS.index(check_split(split))
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def example(self, index: int, seed: int) -> Example:
+    rng = np.random.default_rng([seed, self._split, index])
+    colour = list(COLOURS)[rng.integers(len(COLOURS))]
+    shape = self.SHAPES[rng.integers(2)]
+    rgb = COLOURS[colour]
+    canvas = backgrounds.paint(
+      backgrounds.draw_background(rng, [rgb], white_share=0.3), self.size
+    )
+    radius = min(self.size) * rng.uniform(0.15, 0.4)
+    y, x = (rng.uniform(radius, side - radius) for side in self.size)
+    dy = np.abs(np.arange(self.size[0])[:, None] + 0.5 - y)
+    dx = np.abs(np.arange(self.size[1])[None, :] + 0.5 - x)
+    far = np.hypot(dy, dx) if shape == "circle" else np.maximum(dy, dx)
+    canvas[far <= radius] = rgb
+    caption = with_article(f"{colour} {shape}")
+    return canvas, caption, {"source": "synthetic"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted:
+  """A source and its share of a mixture."""
+
+  source: Source
+  weight: float
