@@ -5,6 +5,11 @@ python launch/prepare_data.py --sets=twemoji,openmoji
 python launch/prepare_data.py --npm_dir=downloads  # .tgz fetched elsewhere
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from absl import app, flags
 
 from star_jax.data.art.prepare import MAX_CORRUPT_SHARE, prepare_art
@@ -33,7 +38,7 @@ def main(argv):
       workers=_WORKERS.value,
       max_corrupt_share=_MAX_CORRUPT.value,
     )
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise SystemExit(f"prepare_data: {error}") from None
   print(f"\n{'style':10} {'train':>6} {'held out':>8} {'duplicates':>10}")
   for style in _SETS.value:

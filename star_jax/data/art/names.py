@@ -26,7 +26,20 @@ TONES = {
 }
 _TONE_WORDS = "(?:light|medium-light|medium|medium-dark|dark) skin tone"
 _TONED = re.compile(rf"^(.*?)((?: {_TONE_WORDS})+)( .*)?$")
-_GROUPS = re.compile(r"^(family|kiss|couple with heart) (.+)$")
+# The people that groups are made of, with their plurals.
+PEOPLE_WORDS = {
+  "man": "men",
+  "woman": "women",
+  "person": "people",
+  "adult": "adults",
+  "boy": "boys",
+  "girl": "girls",
+  "child": "children",
+}
+_GROUPS = re.compile(
+  r"^(family|kiss|couple with heart)"
+  rf"((?: (?:{'|'.join(PEOPLE_WORDS)}))+)$"
+)
 _HAIR = re.compile(
   r"^(man|woman|person) ((?:red|curly|white|blond) hair|bald|beard)$"
 )

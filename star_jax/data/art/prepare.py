@@ -14,15 +14,14 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import tqdm
 
-from star_jax.data.art import render, splits, store
-from star_jax.data.art.names import EmojiName, load_names
+from star_jax.data.art import render, store
+from star_jax.data.art.index import THUMB_SIDE, Summary, write_index
+from star_jax.data.art.names import load_names
 from star_jax.data.art.sources import (
   STYLES,
   SourceMissing,
@@ -31,10 +30,6 @@ from star_jax.data.art.sources import (
 )
 
 PER_SHARD = 256
-THUMB_SIDE = 16
-# Squared distance of thumbnails (16 x 16 x 4 values of 0..255) under which
-# two concepts count as near-twins: a mean difference of about 5 per value.
-TWIN_DISTANCE = 16 * 16 * 4 * 5**2
 MAX_CORRUPT_SHARE = 0.02
 
 
@@ -55,23 +50,6 @@ class Shard:
       for part in (item.style, item.key, item.svg):
         digest.update(hashlib.sha256(part.encode()).digest())
     return digest.hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-  """What a run did. `counts[style, split]` are pictures."""
-
-  folder: Path
-  counts: Counter
-  reasons: Counter
-  duplicates: Counter
-  skipped: list[str]
-  missing: dict[str, str]
-  num_bytes: int
-
-  @property
-  def total(self) -> int:
-    return self.counts.total()
 
 
 def prepare_art(
@@ -128,7 +106,10 @@ def prepare_art(
   shards = [shard for found in items for shard in plan_shards(found, size)]
   sides = render_shards(shards, folder, workers)
   skipped = check_skipped(sides, shards, max_corrupt_share)
-  return write_index(folder, size, shards, names, skipped, missing)
+  say("comparing pictures, deciding the splits")
+  return write_index(
+    folder, size, [shard.name for shard in shards], names, skipped, missing
+  )
 
 
 def plan_shards(items: Sequence[SvgItem], size: int) -> list[Shard]:
@@ -240,82 +221,3 @@ def check_skipped(
       f" accepted share of {max_share:.1%}; the first is {skipped[0]}."
     )
   return skipped
-
-
-def write_index(
-  folder: Path,
-  size: int,
-  shards: Sequence[Shard],
-  names: dict[str, EmojiName],
-  skipped: list[str],
-  missing: dict[str, str],
-) -> Summary:
-  """Drops exact duplicates, decides the splits, writes index and manifest."""
-  found, duplicates, thumbs = [], Counter(), {}
-  seen = set()
-  for shard in shards:
-    for position, (header, png) in enumerate(
-      store.read_shard(folder / shard.name)
-    ):
-      rgba = render.decode_png(png)
-      style, key = header["style"], header["key"]
-      digest = style, render.pixel_digest(rgba)
-      if digest in seen:
-        duplicates[style] += 1
-        continue
-      seen.add(digest)
-      found.append((style, key, shard.name, position))
-      thumbs.setdefault(style, []).append(
-        (key, render.thumbnail(rgba, THUMB_SIDE))
-      )
-  twins = []
-  for pairs in thumbs.values():
-    keys = [key for key, _ in pairs]
-    table = np.stack([thumb for _, thumb in pairs])
-    twins += splits.near_twins(keys, table, TWIN_DISTANCE)
-  assigned = splits.assign_splits(
-    [splits.SplitItem(s, key, names[key].name) for s, key, _, _ in found],
-    twins,
-  )
-  lines, counts, reasons = [], Counter(), Counter()
-  for (style, key, shard, position), (split, reason) in zip(
-    found, assigned, strict=True
-  ):
-    record = store.ArtRecord(
-      key=key,
-      style=style,
-      **dataclasses.asdict(names[key]),
-      split=split,
-      holdout_reason=reason,
-      shard=shard,
-      position=position,
-    )
-    lines.append(json.dumps(dataclasses.asdict(record)))
-    counts[style, split] += 1
-    reasons[reason or "train"] += 1
-  store.write_atomically(folder / store.INDEX, "\n".join(lines) + "\n")
-  files = {}
-  for name in [shard.name for shard in shards] + [store.INDEX]:
-    path = folder / name
-    files[name] = {
-      "bytes": path.stat().st_size,
-      "sha256": store.file_sha256(path),
-    }
-  manifest = {
-    "format": store.FORMAT,
-    "size": size,
-    "total": len(lines),
-    "counts": {f"{s}/{split}": n for (s, split), n in sorted(counts.items())},
-    "heldout": dict(sorted(reasons.items())),
-    "duplicates": dict(sorted(duplicates.items())),
-    "skipped": skipped,
-    "missing": missing,
-    "files": files,
-  }
-  store.write_atomically(
-    folder / store.MANIFEST, json.dumps(manifest, indent=1) + "\n"
-  )
-  num_bytes = sum(facts["bytes"] for facts in files.values())
-  return Summary(
-    folder, counts, reasons, duplicates, skipped, missing, num_bytes
-  )

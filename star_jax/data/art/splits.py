@@ -138,7 +138,7 @@ def assign_splits(
       styles[clusters[neutral(item.key)]].add(item.style)
     tones[untoned(item.key)].add("-".join(tones_of(item.key)))
     genders[neutral(item.key)].add(gender_of(item.key))
-    pair = colour_object(item.name)
+    pair = _colour_pair(item)
     if pair:
       colours[pair[1]].add(pair[0])
   heldout_style = {
@@ -168,7 +168,7 @@ def assign_splits(
     role, concept = neutral(item.key), untoned(item.key)
     cluster = clusters[role]
     style = "openmoji" if item.style == "line art" else item.style
-    pair = colour_object(item.name)
+    pair = _colour_pair(item)
     if share("unseen", cluster) < UNSEEN_SHARE:
       return "unseen concept"
     if heldout_style.get(cluster) == style:
@@ -183,6 +183,11 @@ def assign_splits(
 
   reasons = [decide(item) for item in items]
   return [("heldout" if reason else "train", reason) for reason in reasons]
+
+
+def _colour_pair(item: SplitItem) -> tuple[str, str] | None:
+  """(colour, object); None in line art, which has no colour."""
+  return None if item.style == "line art" else colour_object(item.name)
 
 
 def _single(tones: Iterable[str]) -> list[str]:

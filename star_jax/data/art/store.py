@@ -80,6 +80,11 @@ def file_sha256(path: Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_facts(path: Path) -> dict:
+  """What the manifest says of a file."""
+  return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
 def write_atomically(path: Path, text: str) -> None:
   """A reader sees the old file or the whole new one."""
   partial = path.with_name(path.name + ".tmp")
