@@ -49,7 +49,6 @@ turtle 1f422
 crab 1f980
 octopus/octopuses 1f419
 whale 1f433
-camel 1f42a
 mouse 1f401
 frog 1f438
 bear 1f43b
@@ -82,7 +81,7 @@ heart 2764
 house 1f3e0
 key 1f511
 umbrella 2602
-hat 1f452
+hat 1f452 -fluent
 shoe 1f45f
 boot 1f462
 dress/dresses 1f457
@@ -111,7 +110,6 @@ robot 1f916
 skull 1f480
 tent 26fa
 bucket 1faa3
-sock 1f9e6
 scarf/scarves 1f9e3
 diamond 1f48e -noto
 hand 270b

@@ -115,10 +115,11 @@ class IconSource:
 
   def _background(self, rng, rgba: np.ndarray, style: str):
     """One on which the picture stays visible."""
-    solid = rgba[..., 3] > 127
+    few = rgba[::4, ::4]
+    solid = few[..., 3] > 127
     avoid = []
     if solid.any():
-      mean = rgba[solid][:, :3].mean(axis=0)
+      mean = few[solid][:, :3].mean(axis=0)
       avoid.append(tuple(int(v) for v in mean))
     dark = ()
     if style in ("line art", "openmoji"):  # black outlines
