@@ -18,8 +18,9 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
   runlocal = common.parse_arg(arg)
   c = common.training("tokenizer")
-  c.num_steps = 40_000
-  c.optimizer.learning_rate = 4e-4
+  c.batch_size = 16
+  c.num_steps = 9_000
+  c.optimizer.learning_rate = 5e-4
   c.optimizer.weight_decay = 0.01
   c.optimizer.weight_decay_end = 0.01
   c.optimizer.ema_decay = 0.999
@@ -29,24 +30,28 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if runlocal:
     common.shorten(c)
     c.data = "synthetic"
-    c.tokenizer.update(vocab_size=64, ch=32, ch_mult=(1, 1, 1))
+    c.tokenizer.update(vocab_size=64, ch=32, ch_mult=(1, 1))
     c.codebook.update(revive_every=5, init_batches=2)
   return c
 
 
 def tokenizer() -> ConfigDict:
-  """64 px, 8 x 8 latent, 1024 codes; 130 tokens an image."""
+  """64 px, 8 x 8 latent, 2048 codes; 167 tokens an image.
+
+  The full grid comes twice: at 64 px the second pass over it buys more
+  detail than its tokens would as intermediate grids.
+  """
   return ConfigDict(
     dict(
-      schedule=(1, 2, 3, 4, 6, 8),
-      vocab_size=1024,
+      schedule=(1, 2, 3, 5, 8, 8),
+      vocab_size=2048,
       code_dim=16,
-      ch=32,
-      ch_mult=(1, 2, 4),
+      ch=96,
+      ch_mult=(1, 2),
       num_res_blocks=1,
       dropout=0.0,
       attention=False,
-      patch_size=2,
+      patch_size=4,
       quant_conv_ks=3,
       quant_resi=0.5,
       share_quant_resi=4,
@@ -66,6 +71,6 @@ def codebook() -> ConfigDict:
       usage_decay=0.99,  # of the running mean of hits
       revive_every=200,  # steps; 0: never
       revive_below=0.02,  # share of the uniform expectation
-      revive_until=0.8,  # share of the run
+      revive_until=0.7,  # share of the run
     )
   )
