@@ -209,7 +209,7 @@ class SceneGenerator:
       return self._draw_counted(rng, style, 4 if kind == "four" else None)
     count = {"one": 1, "two": 2, "three": 3, "four": 4}[kind]
     things = self._things(rng, style, count)
-    if len(set(things)) < count:
+    if _alike(things):
       return None
     placed = self._place(rng, count)
     if placed is None:
@@ -245,16 +245,8 @@ class SceneGenerator:
       name = names[rng.integers(len(names))]
       colour = words[rng.integers(len(words))]
       plain = rng.random() < self.config.plain_share
-      # Two dogs of which one has no colour could not be told apart.
-      if any(t.concept == name for t in things):
-        plain = False
       things.append(Thing(name, None if plain else colour))
-    doubled = {t.concept for t in things if t.colour is None} & {
-      t.concept for t in things if t.colour is not None
-    }
-    return (
-      [t for t in things if t.concept not in doubled] if doubled else (things)
-    )
+    return things
 
   def _place(self, rng, count: int):
     """(layout, boxes, told relations), or None if there was no room."""
@@ -377,6 +369,15 @@ def _limit(kind: str, most: int) -> str:
   if most == 1:
     return "one"
   return "two" if most == 2 and kind == "three" else kind
+
+
+def _alike(things: Sequence[Thing]) -> bool:
+  """Equal things, or two dogs of which one has no colour to tell it by."""
+  plain = {t.concept for t in things if t.colour is None}
+  concepts = [t.concept for t in things]
+  return len(set(things)) < len(things) or any(
+    concepts.count(name) > 1 for name in plain
+  )
 
 
 def _objects(

@@ -1,0 +1,205 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from star_jax.data import backgrounds, layouts
+from star_jax.data.concepts import is_heldout_pair, is_heldout_triple
+from star_jax.data.recolor import COLOURS
+from star_jax.data.scene_text import read_caption
+from star_jax.data.scenes import SceneConfig, SceneGenerator
+
+CANONICAL = {"right": "left", "below": "above"}
+
+
+def generator(store, **changes):
+  return SceneGenerator(store, SceneConfig(**{"seed": 3, **changes}))
+
+
+def heldout_in(scene):
+  """Recomputed from objects and boxes, not from the scene's own flags."""
+  flags = set()
+  for i, a in enumerate(scene.objects):
+    if is_heldout_pair(a.colour, a.concept):
+      flags.add("pair")
+    for b in scene.objects[i + 1 :]:
+      relation = layouts.relation_between(a.box, b.box)
+      if relation and is_heldout_triple(a.concept, relation, b.concept):
+        flags.add("triple")
+  if len(scene.objects) > 3:
+    flags.add("four")
+  return flags
+
+
+def fact_set(things, relations):
+  """Relations as a set that does not depend on who is named first."""
+  facts = set()
+  for i, relation, j in relations:
+    if relation in CANONICAL:
+      i, relation, j = j, CANONICAL[relation], i
+    facts.add((things[i], relation, things[j]))
+  return facts
+
+
+@pytest.fixture(scope="module")
+def train_scenes(art_store):
+  make = generator(art_store)
+  return [make.scene(i) for i in range(5000)]
+
+
+@pytest.fixture(scope="module")
+def heldout_scenes(art_store):
+  make = generator(art_store, split="heldout")
+  return [make.scene(i) for i in range(500)]
+
+
+def test_nothing_held_out_in_train(train_scenes):
+  for scene in train_scenes:
+    assert heldout_in(scene) == set() and scene.flags == ()
+    # Nor in what the caption says.
+    facts = read_caption(scene.caption)
+    assert len(facts.things) < 4
+    assert not any(is_heldout_pair(t.colour, t.concept) for t in facts.things)
+    for i, relation, j in facts.relations:
+      assert not is_heldout_triple(
+        facts.things[i].concept, relation, facts.things[j].concept
+      )
+
+
+def test_pictures_held_out_by_the_art_store_are_not_drawn(train_scenes):
+  assert {s.style for s in train_scenes} == {"twemoji", "openmoji", "noto"}
+
+
+def test_heldout_scenes_hold_out_what_they_say(heldout_scenes):
+  counts = Counter(scene.flags for scene in heldout_scenes)
+  assert counts == {("pair",): 200, ("triple",): 200, ("four",): 100}
+  for scene in heldout_scenes:
+    assert heldout_in(scene) == set(scene.flags)
+    if scene.flags == ("triple",):  # told, not only visible
+      assert any(
+        is_heldout_triple(
+          scene.objects[i].concept, relation, scene.objects[j].concept
+        )
+        for i, relation, j in scene.relations
+      )
+
+
+def test_captions_parse_back_to_the_facts(train_scenes, heldout_scenes):
+  for scene in train_scenes[:2000] + heldout_scenes:
+    facts = read_caption(scene.caption)
+    things = [o.thing for o in scene.objects]
+    assert Counter(facts.things) == Counter(things), scene.caption
+    told = fact_set(things, scene.relations)
+    assert fact_set(facts.things, facts.relations) == told, scene.caption
+    assert facts.style == (scene.style if scene.style_named else None)
+    assert scene.caption == scene.caption.lower()
+
+
+def test_told_relations_are_true_and_clear(train_scenes, heldout_scenes):
+  told = 0
+  for scene in train_scenes + heldout_scenes:
+    boxes = [o.box for o in scene.objects]
+    for i, relation, j in scene.relations:
+      assert layouts.relation_between(boxes[i], boxes[j]) == relation
+      told += 1
+    for i, a in enumerate(boxes):
+      assert min(a) >= 0 and max(a) <= 64
+      assert not any(layouts.overlap(a, b) for b in boxes[i + 1 :])
+  assert told > 2000
+
+
+def test_distribution_of_train(train_scenes):
+  count = Counter(len(s.objects) for s in train_scenes)
+  assert 0.31 < count[1] / 5000 < 0.38
+  assert 0.38 < count[2] / 5000 < 0.48
+  assert 0.17 < count[3] / 5000 < 0.27
+  counted = sum(
+    len(set(o.thing for o in s.objects)) < len(s.objects) for s in train_scenes
+  )
+  assert 0.05 < counted / 5000 < 0.10
+  named = sum(s.style_named for s in train_scenes)
+  assert 0.3 < named / 5000 < 0.4
+  colours = Counter(o.colour for s in train_scenes for o in s.objects)
+  assert set(colours) == {None, *COLOURS}
+  sizes = [
+    o.size for s in train_scenes for o in s.objects if len(s.objects) == 1
+  ]
+  assert min(sizes) >= 28 and max(sizes) <= 56
+
+
+def test_backgrounds_differ_from_the_objects(train_scenes):
+  for scene in train_scenes[:1000]:
+    for item in scene.objects:
+      if item.colour:
+        apart = backgrounds.distance(
+          scene.background.first, COLOURS[item.colour]
+        )
+        assert apart > 0.1, scene
+
+
+def test_pure_in_seed_and_index(art_store):
+  one, two = generator(art_store), generator(art_store)
+  ahead = [one.scene(i) for i in (7, 3, 11)]
+  again = [two.scene(i) for i in (11, 7, 3)]
+  assert ahead[0] == again[1] and ahead[2] == again[0]
+  np.testing.assert_array_equal(one.render(ahead[0]), two.render(again[1]))
+  other = generator(art_store, seed=4).scene(7)
+  assert other != ahead[0]
+  assert generator(art_store, split="seen").scene(7) != ahead[0]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 144), (192, 96), (256, 256)])
+def test_any_size_and_aspect_ratio(art_store, size):
+  make = generator(art_store, size=size)
+  for index in range(20):
+    scene = make.scene(index)
+    image = make.render(scene)
+    assert image.shape == (*size, 3) and image.dtype == np.uint8
+    for item in scene.objects:
+      x0, y0, x1, y1 = item.box
+      middle = image[y0:y1, x0:x1].reshape(-1, 3).astype(int)
+      plain = backgrounds.paint(scene.background, size)[y0:y1, x0:x1]
+      changed = np.abs(middle - plain.reshape(-1, 3)).max(-1) > 20
+      assert changed.mean() > 0.3  # the object is there
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_max_objects(art_store, most, split):
+  make = generator(art_store, max_objects=most, split=split)
+  found = [make.scene(i) for i in range(30)]
+  assert max(len(s.objects) for s in found) <= most
+
+
+def test_sprite(art_store):
+  make = generator(art_store)
+  sprite = make.sprite("car", "twemoji", "green", 30)
+  assert sprite.shape == (30, 30, 4)
+  solid = sprite[..., 3] > 200
+  red, green, blue = np.median(sprite[solid][:, :3], axis=0)
+  assert green > red + 50 and green > blue + 50
+  # The object fills its square.
+  assert solid[:2].any() and solid[-2:].any()
+  assert make.sprite("car", "noto", None, 100).shape == (100, 100, 4)
+  with pytest.raises(ValueError, match="'line art' has no picture of 'car'"):
+    make.sprite("car", "line art", None, 30)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"split": "test"}, "one of train, seen, heldout, got 'test'"),
+    ({"max_objects": 5}, "max_objects is 1, 2, 3 or 4, got 5"),
+    ({"size": (8, 64)}, "at least 16 pixels"),
+    ({"styles": ("oil",)}, "among twemoji, openmoji, noto, fluent"),
+    ({"styles": ()}, "among twemoji"),
+  ],
+)
+def test_bad_config(changes, message):
+  with pytest.raises(ValueError, match=message):
+    SceneConfig(**changes)
+
+
+def test_store_without_the_styles(art_store):
+  with pytest.raises(ValueError, match="no pictures in the styles fluent"):
+    generator(art_store, styles=("fluent",))
