@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
+from star_jax.sampling.settings import SAMPLING_KEYS
 from star_jax.text.encoder import TextEncoder
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
@@ -38,9 +39,6 @@ from star_jax.tokenizer.vqvae import VQVAE
 
 FORMAT, VERSION = "star_jax bundle", 1
 STORAGE_DTYPES = ("float32", "float16")
-SAMPLING_KEYS = (
-  "cfg_scale", "top_k", "top_p", "temperature", "gumbel_smooth",
-)  # fmt: skip
 MODULES = {"tokenizer": VQVAE, "star": Star}
 HASH_DIGITS = 16
 

@@ -13,7 +13,6 @@ import math
 import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,67 +179,6 @@ def save_gif(
     duration=durations,
     loop=0,
   )
-
-
-def to_model_input(
-  picture: Image.Image | np.ndarray | str | os.PathLike,
-  size: tuple[int, int],
-) -> np.ndarray:
-  """Any picture -> float32 [H, W, 3] in [-1, 1] of the tokenizer's size.
-
-  Transparency goes onto white; the picture is cropped around its centre to
-  the aspect ratio and resized.
-
-  Args:
-    picture: PIL image, uint8 array [h, w, 3], or a path.
-    size: (H, W) in pixels.
-
-  Raises:
-    ValueError: not a picture.
-    OSError: the file cannot be read.
-  """
-  image = _open(picture)
-  if image.mode.startswith(("I", "F")):
-    raise ValueError(
-      f"Pictures have 8 bits per channel, got one of mode {image.mode};"
-      " convert it to RGB first."
-    )
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    image = Image.alpha_composite(white, image)
-  image = image.convert("RGB")
-  height, width = size
-  scale = max(width / image.width, height / image.height)
-  box_w, box_h = width / scale, height / scale
-  left, top = (image.width - box_w) / 2, (image.height - box_h) / 2
-  if (image.height, image.width) != (height, width):
-    image = image.resize(
-      (width, height),
-      Image.Resampling.LANCZOS,
-      box=(left, top, left + box_w, top + box_h),
-    )
-  return np.asarray(image, np.float32) / 127.5 - 1
-
-
-def _open(picture) -> Image.Image:
-  if isinstance(picture, Image.Image):
-    return picture
-  if isinstance(picture, np.ndarray):
-    if (
-      picture.dtype != np.uint8 or picture.ndim != 3 or (picture.shape[2] != 3)
-    ):
-      raise ValueError(
-        "A picture as an array is uint8 (height, width, 3), got"
-        f" {picture.dtype} {picture.shape}."
-      )
-    return Image.fromarray(picture)
-  try:
-    with Image.open(Path(picture)) as image:
-      image.load()
-      return image
-  except (UnidentifiedImageError, SyntaxError) as error:
-    raise ValueError(f"{picture} is not a readable picture.") from error
 
 
 def _fit(image: Image.Image, cell: int) -> Image.Image:

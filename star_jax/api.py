@@ -1,0 +1,400 @@
+"""The Python front door.
+
+  import star_jax
+  star = star_jax.load()
+  images = star.sample(["a red heart"], seed=0, cfg_scale=4.0)
+
+`launch/sample.py` calls the same functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from star_jax import pictures
+from star_jax.bundle import Bundle, load_bundle
+from star_jax.compilation import use_compilation_cache
+from star_jax.inputs import check_tokens, prompt_list, to_model_input
+from star_jax.model.star import Star
+from star_jax.pictures import Recipe
+from star_jax.sampling.likelihood import build_log_prob
+from star_jax.sampling.sampler import (
+  Knobs,
+  SamplerConfig,
+  build_sampler,
+  sample_keys,
+)
+from star_jax.sampling.settings import (
+  SAMPLING_KEYS,
+  check_integer,
+  check_settings,
+)
+from star_jax.text.encoder import TextEncoder, load_text_encoder
+from star_jax.text.states import TextStates
+from star_jax.tokenizer.vqvae import VQVAE
+
+DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "scenes64"
+MAX_BATCH = 16
+MAX_SEED = 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """What `StarPipeline.sample_all` returns, one entry a prompt.
+
+  Attributes:
+    images: PIL images, RGB.
+    recipes: what made each of them.
+    tokens_BL: int32 [B, L].
+    scales: per image the pictures after every scale; None unless asked for.
+  """
+
+  images: list[Image.Image]
+  recipes: list[Recipe]
+  tokens_BL: np.ndarray
+  scales: list[list[Image.Image]] | None
+
+
+def load(path: str | os.PathLike | None = None) -> StarPipeline:
+  """Loads a bundle; without a path the one that ships with the package.
+
+  Compiled programs are kept on disk, see `star_jax.compilation`.
+
+  Raises:
+    ValueError: no bundle there, an incomplete or damaged one, or its text
+      encoder is another one than it was trained with.
+  """
+  use_compilation_cache()
+  if path is None and not DEFAULT_BUNDLE.exists():
+    raise ValueError(
+      f"This copy of star_jax ships no model ({DEFAULT_BUNDLE} is missing);"
+      " give the folder of a bundle."
+    )
+  return StarPipeline(load_bundle(path or DEFAULT_BUNDLE))
+
+
+def bucket(n: int) -> int:
+  """The compiled batch size for n rows: the next power of two."""
+  return 1 << (n - 1).bit_length()
+
+
+class StarPipeline:
+  """A loaded model: prompts to pictures, pictures to tokens and back.
+
+  Attributes:
+    bundle: configs, defaults, licence, hash.
+    image_size: (H, W) in pixels.
+  """
+
+  def __init__(self, bundle: Bundle, text_encoder: TextEncoder | None = None):
+    """`text_encoder` replaces the one that the bundle names, unchecked."""
+    self.bundle = bundle
+    self.image_size = bundle.tokenizer_config.image_size
+    self._vqvae = VQVAE(bundle.tokenizer_config)
+    self._star = Star(bundle.star_config) if bundle.star_config else None
+    self._params = jax.device_put(bundle.params)
+    self._given_encoder = text_encoder
+    self._samplers: dict[SamplerConfig, Any] = {}
+    self._encode = jax.jit(self._tokenizer_method("encode"))
+    self._decode = jax.jit(self._tokenizer_method("tokens_to_image"))
+    self._log_prob = (
+      build_log_prob(self._star, self._vqvae) if self._star else None
+    )
+
+  # --- prompts to pictures ---
+
+  def sample(
+    self,
+    prompts: str | Sequence[str],
+    seed: int = 0,
+    *,
+    return_tokens: bool = False,
+    return_scales: bool = False,
+    **options,
+  ) -> list[Image.Image] | Samples:
+    """Draws one picture a prompt; `sample_all` lists the options.
+
+    Returns:
+      PIL images; or `Samples`, if tokens or scales are asked for.
+    """
+    out = self.sample_all(prompts, seed, return_scales=return_scales, **options)
+    return out if return_tokens or return_scales else out.images
+
+  def sample_all(
+    self,
+    prompts: str | Sequence[str],
+    seed: int = 0,
+    *,
+    cfg_scale: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    temperature: float | None = None,
+    gumbel_smooth: bool | None = None,
+    batch: int = MAX_BATCH,
+    return_scales: bool = False,
+  ) -> Samples:
+    """Draws one picture a prompt, with its tokens and recipe.
+
+    Prompt i draws from fold_in(key(seed), i): the same seed and place give
+    the same picture whatever is drawn beside it.
+
+    Args:
+      prompts: one string or several.
+      seed: 0 <= seed < 2**32.
+      cfg_scale: guidance, 0 = off. This and the other four knobs default to
+        what the bundle recommends.
+      top_k: tokens kept per draw, 0 = all.
+      top_p: nucleus in (0, 1], 1 = all.
+      temperature: above 0.
+      gumbel_smooth: softer looks; not for measurements.
+      batch: most pictures that are drawn at once. Fewer prompts are padded to
+        a power of two, so that no request compiles anew.
+      return_scales: also the picture after every scale.
+
+    Raises:
+      ValueError: an option outside its range, or no prompt.
+    """
+    prompts = prompt_list(prompts)
+    settings = self.settings(
+      cfg_scale=cfg_scale,
+      top_k=top_k,
+      top_p=top_p,
+      temperature=temperature,
+      gumbel_smooth=gumbel_smooth,
+    )
+    check_integer("seed", seed, 0, MAX_SEED - 1)
+    check_integer("batch", batch, 1, None)
+    text = self.text_encoder.encode(prompts)
+    chunks = []
+    for begin in range(0, len(prompts), batch):
+      part = prompts[begin : begin + batch]
+      recipes = [
+        Recipe(
+          prompt=prompt,
+          seed=int(seed),
+          index=begin + slot,
+          settings=settings,
+          weights=self.bundle.hash,
+          batch=bucket(len(part)),
+          slot=slot,
+        )
+        for slot, prompt in enumerate(part)
+      ]
+      rows = slice(begin, begin + len(part))
+      chunks.append(self._draw(recipes, text[rows], return_scales))
+    return Samples(
+      images=[image for chunk in chunks for image in chunk.images],
+      recipes=[recipe for chunk in chunks for recipe in chunk.recipes],
+      tokens_BL=np.concatenate([chunk.tokens_BL for chunk in chunks]),
+      scales=[s for chunk in chunks for s in chunk.scales]
+      if return_scales
+      else None,
+    )
+
+  def redraw(self, recipe: Recipe, *, return_scales: bool = False) -> Samples:
+    """The picture of a recipe again, bit for bit on the same machine.
+
+    Raises:
+      ValueError: it was drawn with other weights.
+    """
+    if recipe.weights != self.bundle.hash:
+      raise ValueError(
+        f"The picture was drawn with the weights {recipe.weights}, the loaded"
+        f" ones are {self.bundle.hash}; give its bundle."
+      )
+    settings = self.settings(**recipe.settings)
+    recipe = dataclasses.replace(recipe, settings=settings)
+    check_integer("batch", recipe.batch, 1, None)
+    check_integer("slot", recipe.slot, 0, recipe.batch - 1)
+    # Rows do not influence each other, but the shape decides the rounding:
+    # the batch is filled with copies.
+    rows = [
+      dataclasses.replace(recipe, slot=slot) for slot in range(recipe.batch)
+    ]
+    text = self.text_encoder.encode([recipe.prompt] * recipe.batch)
+    all_rows = self._draw(rows, text, return_scales)
+    i = recipe.slot
+    return Samples(
+      images=all_rows.images[i : i + 1],
+      recipes=[recipe],
+      tokens_BL=all_rows.tokens_BL[i : i + 1],
+      scales=all_rows.scales and all_rows.scales[i : i + 1],
+    )
+
+  def settings(self, **given) -> dict[str, Any]:
+    """The five sampling knobs: the bundle's, replaced by those given.
+
+    Raises:
+      ValueError: an unknown name or a value outside its range.
+    """
+    self._need_model()
+    unknown = sorted(set(given) - set(SAMPLING_KEYS))
+    if unknown:
+      raise ValueError(
+        f"Unknown sampling setting {', '.join(unknown)}; known are"
+        f" {', '.join(SAMPLING_KEYS)}."
+      )
+    chosen = {key: x for key, x in given.items() if x is not None}
+    return check_settings(
+      {**self.bundle.sampling, **chosen}, self.bundle.star_config.vocab_size
+    )
+
+  def _draw(
+    self, recipes: list[Recipe], text: TextStates, return_scales: bool
+  ) -> Samples:
+    """One call of the sampler; recipes of one batch with equal settings."""
+    first = recipes[0]
+    config = SamplerConfig(
+      guided=first.settings["cfg_scale"] > 0,
+      gumbel_smooth=first.settings["gumbel_smooth"],
+      return_scales=return_scales,
+    )
+    if config not in self._samplers:
+      self._samplers[config] = build_sampler(self._star, self._vqvae, config)
+    # Rows that no prompt fills repeat others and are thrown away.
+    rows = np.resize(np.arange(len(recipes)), first.batch)
+    indices = np.asarray([recipe.index for recipe in recipes])
+    out = self._samplers[config](
+      self._params,
+      text[rows],
+      self._null,
+      sample_keys(first.seed, indices[rows]),
+      Knobs(
+        cfg_scale=np.float32(first.settings["cfg_scale"]),
+        temperature=np.float32(first.settings["temperature"]),
+        top_k=np.int32(first.settings["top_k"]),
+        top_p=np.float32(first.settings["top_p"]),
+      ),
+    )
+    n = len(recipes)
+    scales = None
+    if return_scales:
+      image_BKHW3 = np.moveaxis(np.asarray(out.image_KBHW3), 0, 1)[:n]
+      scales = [[pictures.to_pil(x) for x in one] for one in image_BKHW3]
+    return Samples(
+      images=[pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]],
+      recipes=list(recipes),
+      tokens_BL=np.asarray(out.idx_BL)[:n],
+      scales=scales,
+    )
+
+  # --- pictures to tokens and back ---
+
+  def encode(self, picture) -> np.ndarray:
+    """Tokens int32 [L] of a picture (PIL image, uint8 array or path)."""
+    image_HW3 = to_model_input(picture, self.image_size)
+    return np.asarray(self._encode(self._params, image_HW3[None]))[0]
+
+  def decode(self, tokens: Sequence[int]) -> Image.Image:
+    """The picture of L tokens.
+
+    Raises:
+      ValueError: another number of tokens, or a value outside the codebook.
+    """
+    idx_BL = check_tokens([tokens], self.bundle.tokenizer_config)
+    return pictures.to_pil(np.asarray(self._decode(self._params, idx_BL))[0])
+
+  # --- likelihood ---
+
+  def log_prob(self, picture, prompt: str, *, per_scale: bool = False):
+    """log p(tokens of the picture | prompt) in nats, without guidance.
+
+    Args:
+      picture: PIL image, uint8 array, path, or int [L] tokens.
+      prompt: may be empty.
+      per_scale: return float64 [K], whose sum is the value.
+
+    Returns:
+      A float, or an array with `per_scale`.
+    """
+    is_tokens = (
+      isinstance(picture, np.ndarray)
+      and picture.ndim == 1
+      and np.issubdtype(picture.dtype, np.integer)
+    )
+    tokens = picture if is_tokens else self.encode(picture)
+    out = self.log_prob_batch([tokens], [prompt], per_scale=per_scale)[0]
+    return out if per_scale else float(out)
+
+  def log_prob_batch(
+    self,
+    tokens_BL: np.ndarray,
+    prompts: Sequence[str],
+    *,
+    per_scale: bool = False,
+    batch: int = MAX_BATCH,
+  ) -> np.ndarray:
+    """log p(tokens b | prompt b) in nats, by teacher forcing.
+
+    Returns:
+      float64 [B], or [B, K] with `per_scale`.
+    """
+    self._need_model()
+    tokens_BL = check_tokens(tokens_BL, self.bundle.tokenizer_config)
+    prompts = prompt_list(prompts)
+    if len(prompts) != len(tokens_BL):
+      raise ValueError(
+        f"Every row of tokens needs a prompt, got {len(tokens_BL)} rows and"
+        f" {len(prompts)} prompts."
+      )
+    unique = list(dict.fromkeys(prompts))
+    text = self.text_encoder.encode(unique)
+    place = {prompt: i for i, prompt in enumerate(unique)}
+    rows = np.asarray([place[prompt] for prompt in prompts])
+    out = []
+    for begin in range(0, len(rows), batch):
+      part = np.arange(begin, min(begin + batch, len(rows)))
+      padded = np.resize(part, bucket(len(part)))
+      log_p_BK = self._log_prob(
+        self._params, tokens_BL[padded], text[rows[padded]]
+      )
+      out.append(np.asarray(log_p_BK, np.float64)[: len(part)])
+    log_p_BK = np.concatenate(out)
+    return log_p_BK if per_scale else log_p_BK.sum(axis=1)
+
+  # --- text ---
+
+  @functools.cached_property
+  def text_encoder(self) -> TextEncoder:
+    """The frozen text encoder, read when it is first needed."""
+    self._need_model()
+    if self._given_encoder is not None:
+      return self._given_encoder
+    text = self.bundle.text
+    encoder = load_text_encoder(text.name, text.max_tokens)
+    if encoder.fingerprint != text.fingerprint:
+      raise ValueError(
+        f"The model was trained with the text encoder {text.name}"
+        f" {text.fingerprint}, the installed one is {encoder.fingerprint}."
+      )
+    return encoder
+
+  @functools.cached_property
+  def _null(self) -> TextStates:
+    return jax.device_put(self.text_encoder.null())
+
+  # --- checks ---
+
+  def _need_model(self) -> None:
+    if self._star is None:
+      raise ValueError(
+        f"The bundle {self.bundle.path} holds a tokenizer alone; it encodes"
+        " and decodes, but does not draw."
+      )
+
+  def _tokenizer_method(self, method: str):
+    def run(params, x):
+      return self._vqvae.apply(
+        {"params": params["tokenizer"]}, x, method=method
+      )
+
+    return run

@@ -1,0 +1,115 @@
+"""What users hand in: prompts, pictures, tokens. Checked, made uniform."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from star_jax.tokenizer.config import VQVAEConfig
+
+
+def prompt_list(prompts: str | Sequence[str]) -> list[str]:
+  """The prompts as a list; one string counts as a list of one.
+
+  Raises:
+    ValueError: no prompt, or something that is not a string.
+  """
+  prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+  if not prompts:
+    raise ValueError("At least one prompt is needed, got an empty list.")
+  for prompt in prompts:
+    if not isinstance(prompt, str):
+      raise ValueError(f"Prompts are strings, got {prompt!r}.")
+  return prompts
+
+
+def check_tokens(tokens, config: VQVAEConfig) -> np.ndarray:
+  """Tokens as int32 [B, L].
+
+  Raises:
+    ValueError: another number of tokens a row, or a value that is not in the
+      codebook.
+  """
+  try:
+    idx_BL = np.asarray(tokens)
+  except ValueError as error:
+    raise ValueError("Rows of tokens have different lengths.") from error
+  length = config.schedule.num_tokens
+  if idx_BL.ndim != 2 or idx_BL.shape[1] != length or not len(idx_BL):
+    raise ValueError(
+      f"A picture is {length} tokens, got an array of shape {idx_BL.shape[-1:]}"
+      f" for {len(idx_BL) if idx_BL.ndim else 0} picture(s)."
+    )
+  if not np.issubdtype(idx_BL.dtype, np.integer):
+    raise ValueError(f"Tokens are integers, got {idx_BL.dtype}.")
+  low, high = int(idx_BL.min()), int(idx_BL.max())
+  if low < 0 or high >= config.vocab_size:
+    raise ValueError(
+      f"Tokens are in [0, {config.vocab_size}), got values from {low} to"
+      f" {high}."
+    )
+  return idx_BL.astype(np.int32)
+
+
+def to_model_input(
+  picture: Image.Image | np.ndarray | str | os.PathLike,
+  size: tuple[int, int],
+) -> np.ndarray:
+  """Any picture -> float32 [H, W, 3] in [-1, 1] of the tokenizer's size.
+
+  Transparency goes onto white; the picture is cropped around its centre to
+  the aspect ratio and resized.
+
+  Args:
+    picture: PIL image, uint8 array [h, w, 3], or a path.
+    size: (H, W) in pixels.
+
+  Raises:
+    ValueError: not a picture.
+    OSError: the file cannot be read.
+  """
+  image = _open(picture)
+  if image.mode.startswith(("I", "F")):
+    raise ValueError(
+      f"Pictures have 8 bits per channel, got one of mode {image.mode};"
+      " convert it to RGB first."
+    )
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    image = Image.alpha_composite(white, image)
+  image = image.convert("RGB")
+  height, width = size
+  if image.size != (width, height):
+    scale = max(width / image.width, height / image.height)
+    # Cropped first: a filter that sees beyond the crop mixes its edge in.
+    box_w = max(1, round(width / scale))
+    box_h = max(1, round(height / scale))
+    left, top = (image.width - box_w) // 2, (image.height - box_h) // 2
+    image = image.crop((left, top, left + box_w, top + box_h))
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+  return np.asarray(image, np.float32) / 127.5 - 1
+
+
+def _open(picture) -> Image.Image:
+  if isinstance(picture, Image.Image):
+    return picture
+  if isinstance(picture, np.ndarray):
+    if (
+      picture.dtype != np.uint8 or picture.ndim != 3 or (picture.shape[2] != 3)
+    ):
+      raise ValueError(
+        "A picture as an array is uint8 (height, width, 3), got"
+        f" {picture.dtype} {picture.shape}."
+      )
+    return Image.fromarray(picture)
+  try:
+    with Image.open(Path(picture)) as image:
+      image.load()
+      return image
+  except (UnidentifiedImageError, SyntaxError) as error:
+    raise ValueError(f"{picture} is not a readable picture.") from error

@@ -1,0 +1,44 @@
+"""How likely the model finds given tokens, by one teacher-forced pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.model.star import Star
+from star_jax.sampling.sampler import check_pair
+from star_jax.text.states import TextStates
+from star_jax.tokenizer.vqvae import VQVAE
+
+LogProbFn = Callable[[Any, jax.Array, TextStates], jax.Array]
+
+
+def build_log_prob(star: Star, vqvae: VQVAE) -> LogProbFn:
+  """The jitted fn(params, idx_BL, text) -> float32 [B, K].
+
+  Entry (b, k) is log p(tokens of scale k | coarser scales, text b) in nats,
+  summed over the tokens, without guidance and at temperature 1.
+  """
+  check_pair(star, vqvae)
+
+  def log_prob(params, idx_BL: jax.Array, text: TextStates) -> jax.Array:
+    x_BLCv = vqvae.apply(
+      {"params": params["tokenizer"]}, idx_BL, method="teacher_forcing_input"
+    )
+    logits_BLV = star.apply({"params": params["star"]}, x_BLCv, text)
+    log_p_BLV = jax.nn.log_softmax(logits_BLV)
+    log_p_BL = jnp.take_along_axis(log_p_BLV, idx_BL[..., None], axis=-1)[
+      ..., 0
+    ]
+    return jnp.stack(
+      [
+        log_p_BL[:, begin:end].sum(axis=1)
+        for begin, end in star.config.schedule.begin_ends
+      ],
+      axis=1,
+    )
+
+  return jax.jit(log_prob)
