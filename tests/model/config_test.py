@@ -1,0 +1,55 @@
+"""Checks of the model settings and their way through JSON."""
+
+import json
+
+import pytest
+
+from configs.presets import PRESETS
+from star_jax.model.config import StarConfig
+from star_jax.scales import ScaleSchedule
+
+
+def make(**changes) -> StarConfig:
+  return StarConfig.from_dict({**PRESETS["test"], **changes})
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_json_round_trip(preset):
+  config = StarConfig.from_dict(PRESETS[preset])
+  assert (
+    StarConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+  )
+
+
+def test_schedule_may_be_rectangles():
+  config = make(schedule=[1, [2, 3], [3, 5]])
+  assert config.schedule == ScaleSchedule(((1, 1), (2, 3), (3, 5)))
+  assert config.cache_length == 7
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"width": 33}, "multiple of num_heads, got 33 and 2"),
+    ({"width": 12}, "multiple of 4, got 6"),
+    ({"position": "learned"}, "position is one of .* got 'learned'"),
+    ({"rope_coords": "pixel"}, "rope_coords is one of .* got 'pixel'"),
+    ({"rope_norm": 0.0}, "rope_norm is positive, or -1 .* got 0.0"),
+    ({"dtype": "int8"}, "dtype is one of .* got 'int8'"),
+    ({"depth": 0}, "depth must be at least 1, got 0"),
+    ({"drop_path_rate": 1.0}, r"drop_path_rate is in \[0, 1\), got 1.0"),
+    ({"schedule": [2, 3]}, r"must be 1x1 .* got \(2, 2\)"),
+    ({"lvl_embed": False, "shared_aln": True}, "needs lvl_embed=True"),
+    ({"heads": 3}, r"Unknown model settings \['heads'\]"),
+  ],
+)
+def test_wrong_settings_are_one_sentence(changes, message):
+  with pytest.raises(ValueError, match=message):
+    make(**changes)
+
+
+def test_missing_settings_are_named():
+  settings = dict(PRESETS["test"])
+  del settings["depth"], settings["text_dim"]
+  with pytest.raises(ValueError, match=r"lack \['depth', 'text_dim'\]"):
+    StarConfig.from_dict(settings)
