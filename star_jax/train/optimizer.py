@@ -21,11 +21,23 @@ Schedule = Callable[[jax.Array | int], jax.Array]
 
 # Substrings of a parameter's path that switch weight decay off (rule 32).
 OFFICIAL_NO_DECAY = (
-  "cls_token start_token task_token cfg_uncond pos_embed pos_1LC pos_start"
-  " start_pos lvl_embed gamma beta ada_gss moe_bias scale_mul"
-).split()
+  "cls_token",
+  "start_token",
+  "task_token",
+  "cfg_uncond",
+  "pos_embed",
+  "pos_1LC",
+  "pos_start",
+  "start_pos",
+  "lvl_embed",
+  "gamma",
+  "beta",
+  "ada_gss",
+  "moe_bias",
+  "scale_mul",
+)
 # Collections whose arrays carry a leading layer axis (layers under nn.scan).
-STACKED = ("blocks",)
+STACKED = ("blocks", "cross")
 # Flat part of the linear schedules, as a share of the run after warm-up.
 _FLAT = {"lin": 0.15, "lin0": 0.05, "lin00": 0.0, "exp": 0.15}
 SCHEDULES = ("cos", "lin", "lin0", "lin00", "lin<share>", "exp", "constant")
@@ -126,7 +138,7 @@ def weight_decay_schedule(
 
 
 def decay_mask(
-  params: PyTree, no_decay: Sequence[str] = tuple(OFFICIAL_NO_DECAY)
+  params: PyTree, no_decay: Sequence[str] = OFFICIAL_NO_DECAY
 ) -> PyTree:
   """True where weight decay applies (golden README, rule 32).
 
@@ -182,7 +194,7 @@ def build_optimizer(config, num_steps: int) -> Optimizer:
   weight_decay = weight_decay_schedule(
     start=config.weight_decay, end=config.weight_decay_end, num_steps=num_steps
   )
-  no_decay = tuple(OFFICIAL_NO_DECAY) + tuple(config.no_decay)
+  no_decay = OFFICIAL_NO_DECAY + tuple(config.no_decay)
   tx = optax.chain(
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm > 0

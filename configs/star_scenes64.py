@@ -1,0 +1,75 @@
+"""Stage 2 at 64 px: the text-to-image model that ships with the repository.
+
+Depth 8, width 256, on cached tokens of icons and generated scenes.
+
+  python launch/cache_tokens.py --config=configs/star_scenes64.py
+  python launch/train.py --config=configs/star_scenes64.py \
+    --workdir=runs/star_scenes64
+
+Expected: not yet run in full.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.presets import PRESETS
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  runlocal = common.parse_arg(arg)
+  c = common.training("transformer")
+  c.num_steps = 60_000
+  c.optimizer.schedule = "lin0"
+  c.optimizer.learning_rate = 8e-4
+  c.optimizer.warmup_steps = 1000
+  c.optimizer.ema_decay = 0.999
+  c.cond_drop_rate = 0.1
+  c.model = ConfigDict(PRESETS["test" if runlocal else "scenes64"])
+  c.tokenizer_path = "runs/tokenizer_scenes64/bundle"
+  c.text = ConfigDict(dict(name="minilm-l6", max_tokens=32, path=""))
+  c.data = "cache"
+  c.cache = cache("data_cache/tokens_scenes64")
+  c.sampling = sampling()
+  if runlocal:
+    common.shorten(c)
+    c.data = "synthetic"
+    c.sampling.prompts = c.sampling.prompts[:2]
+  return c
+
+
+def cache(directory: str) -> ConfigDict:
+  """How much is encoded from which source."""
+  return ConfigDict(
+    dict(
+      directory=directory,
+      source="mixture",
+      examples=200_000,
+      heldout_examples=2_048,
+      shard_examples=10_000,
+      batch_size=64,
+    )
+  )
+
+
+def sampling() -> ConfigDict:
+  """Sample sheets in training, and the defaults of the exported bundle."""
+  return ConfigDict(
+    dict(
+      cfg_scale=4.0,
+      top_k=0,
+      top_p=0.95,
+      temperature=1.0,
+      prompts=(
+        "a red heart, twemoji style",
+        "a blue car left of a yellow dog",
+        "a green apple above a purple star",
+        "a cat, noto style",
+        "a pizza",
+        "two red flowers",
+        "a house right of a tree",
+        "a grinning face, openmoji style",
+      ),
+    )
+  )

@@ -1,0 +1,56 @@
+"""Fills the token cache of a stage 2 config: pictures in, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from star_jax.bundle import TextSettings
+from star_jax.data import pipeline
+from star_jax.data.token_cache import TokenCacheWriter
+from star_jax.text.encoder import load_text_encoder
+from star_jax.train import frozen as frozen_lib
+from star_jax.train.batches import data_config
+
+SPLITS = ("train", "heldout")
+
+
+def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
+  """Builds or finishes `config.cache.directory`/<split> for each split.
+
+  Args:
+    config: a stage 2 config; `config.cache` says how much from which source.
+
+  Raises:
+    ValueError: unknown split, no tokenizer, a directory of another cache.
+  """
+  if unknown := set(splits) - set(SPLITS):
+    raise ValueError(
+      f"Splits of a cache are {', '.join(SPLITS)}, got {', '.join(unknown)}."
+    )
+  options = config.cache
+  tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
+  text = load_text_encoder(
+    config.text.name, config.text.max_tokens, config.text.path or None
+  )
+  source = data_config(config)
+  source.source = options.source
+  for split in splits:
+    count = options.examples if split == "train" else options.heldout_examples
+    identity = frozen_lib.cache_identity(tokenizer, TextSettings.of(text))
+    identity |= {
+      "split": split,
+      "seed": config.seed,
+      "data": source.to_dict(),
+    }
+    writer = TokenCacheWriter(
+      Path(options.directory) / split,
+      identity,
+      encode_images=tokenizer.encoder(),
+      encode_text=text.encode,
+    )
+    batches = pipeline.build_dataset(
+      source, split, options.batch_size, config.seed
+    )
+    writer.build(batches, count, shard_examples=options.shard_examples)
+  return Path(options.directory)

@@ -1,0 +1,160 @@
+"""The frozen parts of stage 2: image tokenizer and text encoder.
+
+Also what their outputs in a token cache depend on (`cache_identity`), so that
+a cache of other parts is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.bundle import TextSettings, load_bundle
+from star_jax.scales import ScaleSchedule
+from star_jax.text.states import TextStates
+from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.vqvae import VQVAE
+from star_jax.train.batches import to_unit
+
+SYNTHETIC = "synthetic"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenTokenizer:
+  """A trained tokenizer; `hash` names its weights and settings."""
+
+  vqvae: VQVAE
+  params: dict[str, Any]
+  hash: str
+
+  @property
+  def config(self) -> VQVAEConfig:
+    return self.vqvae.config
+
+  def encoder(self) -> Callable[[np.ndarray], jax.Array]:
+    """uint8 [B, H, W, 3] -> tokens int32 [B, L], jitted."""
+    apply = jax.jit(
+      lambda params, image: self.vqvae.apply(
+        {"params": params}, to_unit(image), method="encode"
+      )
+    )
+    return lambda image: apply(self.params, image)
+
+
+def load_tokenizer(path: str) -> FrozenTokenizer:
+  """From a bundle, or from the workdir of a finished stage 1 run.
+
+  Raises:
+    ValueError: no path given, or no tokenizer there.
+  """
+  if not path:
+    raise ValueError(
+      "Stage 2 needs a tokenizer: set config.tokenizer_path to the bundle"
+      " directory that a stage 1 run has written."
+    )
+  bundle = load_bundle(path)
+  return FrozenTokenizer(
+    VQVAE(bundle.tokenizer_config), bundle.params["tokenizer"], bundle.hash
+  )
+
+
+def random_tokenizer(
+  schedule: ScaleSchedule, vocab_size: int, code_dim: int
+) -> FrozenTokenizer:
+  """A small untrained one, so that a run needs no files."""
+  config = VQVAEConfig(
+    schedule=schedule,
+    vocab_size=vocab_size,
+    code_dim=code_dim,
+    ch=32,
+    ch_mult=(1,),
+    num_res_blocks=1,
+    attention=False,
+  )
+  vqvae = VQVAE(config)
+  image = jnp.zeros((1, *config.image_size, 3))
+  params = jax.jit(vqvae.init)(jax.random.key(0), image)["params"]
+  return FrozenTokenizer(vqvae, params, SYNTHETIC)
+
+
+class SyntheticText:
+  """A text encoder made of noise: a prompt's states are drawn from its hash."""
+
+  name = SYNTHETIC
+  fingerprint = SYNTHETIC
+
+  def __init__(self, width: int, max_tokens: int):
+    self.width = width
+    self.max_tokens = max_tokens
+
+  def encode(self, prompts) -> TextStates:
+    drawn = [self._draw(prompt) for prompt in prompts]
+    mask_BT = np.stack([mask for _, mask in drawn])
+    text_BTD = np.stack([text for text, _ in drawn])
+    return TextStates(text_BTD, mask_BT, text_BTD.mean(axis=1))
+
+  def _draw(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(list(prompt.encode()))
+    shape = (self.max_tokens, self.width)
+    mask_T = np.arange(self.max_tokens) < len(prompt.split()) + 2
+    text_TD = rng.standard_normal(shape).astype(np.float32) * mask_T[:, None]
+    return text_TD, mask_T
+
+  def null(self) -> TextStates:
+    return self.encode([""])
+
+  def truncated(self, prompt: str) -> str | None:
+    del prompt
+    return None
+
+
+class SyntheticTokens:
+  """Endless random tokens and text states in the shape of a token cache."""
+
+  def __init__(self, config, schedule: ScaleSchedule):
+    self._model = config.model
+    self._max_tokens = config.text.max_tokens
+    self._batch_size = config.batch_size
+    self._seed = config.seed
+    self._num_tokens = schedule.num_tokens
+    self._next = 0
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng((self._seed, self._next))
+    self._next += 1
+    batch, width = self._batch_size, self._model.text_dim
+    text_shape = (batch, self._max_tokens, width)
+    vocab = self._model.vocab_size
+    return {
+      "idx": rng.integers(
+        vocab, size=(batch, self._num_tokens), dtype=np.int32
+      ),
+      "text": rng.standard_normal(text_shape).astype(np.float16),
+      "text_mask": rng.random(text_shape[:2]) < 0.5,
+      "pooled": rng.standard_normal((batch, width)).astype(np.float16),
+    }
+
+  def get_state(self) -> dict:
+    return {"next": self._next}
+
+  def set_state(self, state: dict) -> None:
+    self._next = state["next"]
+
+
+def cache_identity(
+  tokenizer: FrozenTokenizer, text: TextSettings
+) -> dict[str, Any]:
+  """What a token cache and the training that reads it must agree on."""
+  return {
+    "tokenizer": tokenizer.hash,
+    "schedule": [list(grid) for grid in tokenizer.config.schedule.grids],
+    "vocab_size": tokenizer.config.vocab_size,
+    "text_encoder": text.name,
+    "text_fingerprint": text.fingerprint,
+    "max_tokens": text.max_tokens,
+  }

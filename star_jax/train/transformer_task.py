@@ -1,0 +1,259 @@
+"""Stage 2: the transformer learns to predict the tokens of the next scale.
+
+It reads a token cache (`config.data = "cache"`), or raw pictures and captions
+that the frozen tokenizer encodes inside the step (any source of the data
+pipeline), or random tokens ("synthetic").
+
+B: batch, L: tokens, T: text tokens, D: text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from star_jax.bundle import TextSettings, example_inputs, save_bundle
+from star_jax.data.token_cache import TokenCache, check_identity
+from star_jax.model.config import StarConfig
+from star_jax.model.star import Star
+from star_jax.pictures import contact_sheet, to_pil
+from star_jax.sampling.sampler import (
+  Knobs,
+  SamplerConfig,
+  build_sampler,
+  check_pair,
+  sample_keys,
+)
+from star_jax.text.encoder import load_text_encoder
+from star_jax.text.states import TextStates
+from star_jax.train import batches as batches_lib
+from star_jax.train import frozen as frozen_lib
+from star_jax.train.losses import next_scale_loss
+from star_jax.train.state import TrainState
+from star_jax.train.task import Batch, BatchIterator, MappedBatches
+
+PyTree = Any
+CACHE = "cache"
+BUNDLE = "bundle"
+HELDOUT_FILES = ("train", "heldout")
+
+
+class TransformerTask:
+  """See `task.Task`."""
+
+  maintain_every = 0
+
+  def __init__(self, config):
+    self.config = config
+    self.star_config = StarConfig.from_dict(config.model.to_dict())
+    self.star = Star(self.star_config)
+    self.tokenizer, self.text = load_frozen(config, self.star_config)
+    check_pair(self.star, self.tokenizer.vqvae)
+    if self.text.width != self.star_config.text_dim:
+      raise ValueError(
+        f"The text encoder {self.text.name} has the width {self.text.width},"
+        f" config.model.text_dim is {self.star_config.text_dim}."
+      )
+    null = jax.tree.map(np.asarray, self.text.null())
+    params = self.tokenizer.params
+    if self._cached:
+      # The step then only looks codes up; the rest would be dead weight.
+      params = {"quantizer": params["quantizer"]}
+    self.frozen = jax.tree.map(jnp.asarray, {"tokenizer": params, "null": null})
+    self._samplers: dict[int, Any] = {}
+    self._eval_batches: list[Batch] | None = None
+
+  @property
+  def _cached(self) -> bool:
+    return self.config.data in (CACHE, frozen_lib.SYNTHETIC)
+
+  def identity(self) -> dict:
+    return {
+      "stage": "transformer",
+      "model": self.star_config.to_dict(),
+      "tokenizer": self.tokenizer.hash,
+      "text": TextSettings.of(self.text).__dict__,
+    }
+
+  def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+    params = self.star.init({"params": key}, *example_inputs(self.star))
+    return params["params"], {}
+
+  def loss(self, params, extra, frozen, batch, key, train):
+    schedule = self.star_config.schedule
+    idx_BL = self._tokens(frozen, batch)
+    x_BLCv = self.tokenizer.vqvae.apply(
+      {"params": frozen["tokenizer"]}, idx_BL, method="teacher_forcing_input"
+    )
+    text = TextStates(
+      text_BTD=batch["text"].astype(jnp.float32),
+      text_mask_BT=batch["text_mask"],
+      pooled_BD=batch["pooled"].astype(jnp.float32),
+    )
+    drop_key, path_key = jax.random.split(key)
+    if train:
+      rate = self.config.cond_drop_rate
+      text = drop_condition(text, frozen["null"], rate, drop_key)
+    logits_BLV = self.star.apply(
+      {"params": params},
+      x_BLCv,
+      text,
+      deterministic=not train,
+      rngs={"drop_path": path_key},
+    )
+    loss, metrics = next_scale_loss(logits_BLV, idx_BL, schedule)
+    return loss, (metrics, extra)
+
+  def _tokens(self, frozen, batch) -> jax.Array:
+    if "idx" in batch:
+      return batch["idx"]
+    image_BHW3 = batches_lib.to_unit(batch["image"])
+    idx_BL = self.tokenizer.vqvae.apply(
+      {"params": frozen["tokenizer"]}, image_BHW3, method="encode"
+    )
+    return jax.lax.stop_gradient(idx_BL)
+
+  def train_batches(self) -> BatchIterator:
+    config = self.config
+    if config.data == frozen_lib.SYNTHETIC:
+      return frozen_lib.SyntheticTokens(config, self.star_config.schedule)
+    if config.data == CACHE:
+      return self._cache("train").train_batches(
+        config.batch_size,
+        config.seed,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+      )
+    return MappedBatches(batches_lib.train_batches(config), self._encode_text)
+
+  def eval_batches(self) -> Iterable[Batch]:
+    if self._eval_batches is None:
+      self._eval_batches = list(self._read_eval_batches())
+    return self._eval_batches
+
+  def _read_eval_batches(self) -> Iterable[Batch]:
+    config = self.config
+    if config.data == frozen_lib.SYNTHETIC:
+      source = frozen_lib.SyntheticTokens(config, self.star_config.schedule)
+      source.set_state({"next": 2**32})
+      return [next(source) for _ in range(config.eval_batches)]
+    if config.data == CACHE:
+      cache = self._cache("heldout")
+      return cache.in_order(config.batch_size, config.eval_batches)
+    return map(self._encode_text, batches_lib.eval_batches(config))
+
+  def _cache(self, split: str) -> TokenCache:
+    path = Path(self.config.cache.directory) / split
+    cache = TokenCache(path, self.text.max_tokens)
+    wanted = frozen_lib.cache_identity(
+      self.tokenizer, TextSettings.of(self.text)
+    )
+    check_identity(path, cache.identity, wanted)
+    return cache
+
+  def _encode_text(self, batch: Batch) -> Batch:
+    states = self.text.encode([str(caption) for caption in batch["caption"]])
+    return {
+      "image": np.asarray(batch["image"]),
+      "text": np.asarray(states.text_BTD, np.float16),
+      "text_mask": np.asarray(states.text_mask_BT),
+      "pooled": np.asarray(states.pooled_BD, np.float16),
+    }
+
+  def start(self, state: TrainState, batches: BatchIterator) -> TrainState:
+    del batches
+    return state
+
+  def maintain(
+    self, state: TrainState, batch: Batch, key: jax.Array
+  ) -> TrainState:
+    del batch, key
+    return state
+
+  def pictures(self, state: TrainState) -> dict[str, Image.Image]:
+    """One picture for each prompt of `config.sampling.prompts`."""
+    options = self.config.sampling
+    prompts = list(options.prompts)
+    if not prompts:
+      return {}
+    guided = options.cfg_scale > 0
+    if guided not in self._samplers:
+      self._samplers[guided] = build_sampler(
+        self.star, self.tokenizer.vqvae, SamplerConfig(guided=guided)
+      )
+    out = self._samplers[guided](
+      {"star": state.eval_params, "tokenizer": self.tokenizer.params},
+      self.text.encode(prompts),
+      self.text.null(),
+      sample_keys(self.config.seed, jnp.arange(len(prompts))),
+      Knobs(
+        cfg_scale=options.cfg_scale,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+      ),
+    )
+    images = [to_pil(image) for image in np.asarray(out.image_BHW3)]
+    return {"samples": contact_sheet(images, prompts, cell=128)}
+
+  def export(self, state: TrainState, workdir: Path) -> Path:
+    options = self.config.sampling
+    save_bundle(
+      workdir / BUNDLE,
+      tokenizer_config=self.tokenizer.config,
+      tokenizer_params=jax.device_get(self.tokenizer.params),
+      star_config=self.star_config,
+      star_params=jax.device_get(state.eval_params),
+      text=TextSettings.of(self.text),
+      sampling={
+        "cfg_scale": options.cfg_scale,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "temperature": options.temperature,
+        "gumbel_smooth": False,
+      },
+      licence=self.config.licence,
+      notes={
+        "steps": int(state.step),
+        "data": self.config.data,
+        "tokenizer": self.tokenizer.hash,
+      },
+    )
+    return workdir / BUNDLE
+
+
+def load_frozen(config, star_config: StarConfig):
+  """(tokenizer, text encoder) of a stage 2 config."""
+  if config.data == frozen_lib.SYNTHETIC:
+    tokenizer = frozen_lib.random_tokenizer(
+      star_config.schedule, star_config.vocab_size, star_config.code_dim
+    )
+    text = frozen_lib.SyntheticText(
+      star_config.text_dim, config.text.max_tokens
+    )
+    return tokenizer, text
+  tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
+  text = load_text_encoder(
+    config.text.name, config.text.max_tokens, config.text.path or None
+  )
+  return tokenizer, text
+
+
+def drop_condition(
+  text: TextStates, null: TextStates, rate: float, key: jax.Array
+) -> TextStates:
+  """Replaces whole prompts by the null prompt with probability `rate`."""
+  batch = text.pooled_BD.shape[0]
+  drop_B = jax.random.bernoulli(key, rate, (batch,))
+
+  def mix(kept, empty):
+    drop = drop_B.reshape(batch, *[1] * (kept.ndim - 1))
+    return jnp.where(drop, jnp.asarray(empty, kept.dtype), kept)
+
+  return jax.tree.map(mix, text, null)
