@@ -81,7 +81,7 @@ def test_a_failing_registry_is_one_line(tmp_path, monkeypatch):
 
   monkeypatch.setattr(sources.shutil, "which", lambda name: "npm")
   monkeypatch.setattr(sources.subprocess, "run", lambda *a, **k: Failed)
-  with pytest.raises(sources.SourceMissing, match="network unreachable$"):
+  with pytest.raises(sources.SourceMissing, match=r"network unreachable$"):
     sources.load_set("noto", NAMES, tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_a_broken_package_is_named(tmp_path):
 
 
 def test_unknown_set():
-  with pytest.raises(ValueError, match="'apple'.*twemoji"):
+  with pytest.raises(ValueError, match=r"'apple'.*twemoji"):
     sources.load_set("apple", NAMES, ".")
 
 

@@ -1,5 +1,6 @@
 """Held-out pictures: deterministic, in proportion, nothing leaks."""
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -140,6 +141,13 @@ def test_near_twins_stay_on_one_side():
   for left, right in twins:
     for style in COLOUR_STYLES[:4]:
       assert whole[style, left] == whole[style, right]
+
+
+def test_big_clusters_are_trained_on():
+  items = things(500)
+  keys = sorted({item.key for item in items})
+  chain = list(itertools.pairwise(keys))
+  assert {split for split, _ in assign_splits(items, chain)} == {"train"}
 
 
 def test_clusters_chain():

@@ -56,8 +56,8 @@ _PLURAL_HEADS = frozenset(("people", "men", "women", "children"))
 _PERSON_HEADS = frozenset(("man", "woman", "person", "face"))
 # The head noun is the word before the first of these.
 _AFTER_HEAD = re.compile(
-  r" (?:of|between|with|without|in|on|at|and|behind|over|to|from|for|holding|facing"
-  r"|wearing|showing|pointing|not|but|up|down|by) "
+  r" (?:of|between|with|without|in|on|at|and|behind|over|to|from|for|holding"
+  r"|facing|wearing|showing|pointing|not|but|up|down|by) "
 )
 _THE_COUNTRIES = re.compile(
   r"^(?:bahamas|comoros|gambia|maldives|.*netherlands|philippines|seychelles"

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -174,8 +175,15 @@ def write_shard(shard: Shard, folder: Path) -> dict:
   return side
 
 
-def _be_nice() -> None:
+def _start_worker() -> None:
+  """Low priority; ends with its parent, even if that was killed."""
   os.nice(10)
+
+  def follow():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
 
 
 def render_shards(
@@ -200,7 +208,7 @@ def render_shards(
     elif todo:
       # Spawned, not forked: the caller may have threads (JAX has).
       with concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _be_nice
+        workers, multiprocessing.get_context("spawn"), _start_worker
       ) as pool:
         jobs = {pool.submit(write_shard, s, folder): s for s in todo}
         for job in concurrent.futures.as_completed(jobs):

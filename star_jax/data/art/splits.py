@@ -15,19 +15,20 @@ out" gives the reason:
 
 Near-twins (clocks, similar flags, small and large squares) stay on one side:
 concepts whose pictures hardly differ in some style form one cluster, and the
-first two decisions are made per cluster.
+first two decisions are made per cluster. Big clusters (persons, clocks, plain
+faces) are always trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from star_jax.data.art.names import gender_of, neutral, tones_of, untoned
+from star_jax.data.art.names import TONES, gender_of, neutral, tones_of, untoned
 from star_jax.data.art.sources import COLOUR_STYLES
 
 UNSEEN_SHARE = 0.05
@@ -36,6 +37,8 @@ TONE_SHARE = 0.20
 GENDER_SHARE = 0.10
 COLOURS_PER_HELDOUT = 8
 MIN_STYLES = 4
+MIN_COLOURS = 3
+MAX_HELDOUT_CLUSTER = 4  # concepts; man, woman and person are one of eight
 SALT = "star_jax art splits 1"
 
 COLOURS = (
@@ -129,67 +132,93 @@ def assign_splits(
 ) -> list[tuple[str, str]]:
   """('train' | 'heldout', reason) of every item, in order."""
   clusters = cluster_concepts((item.key for item in items), twins)
-  styles = defaultdict(set)  # cluster -> colour styles that draw it
-  tones = defaultdict(set)  # concept -> tone combinations
-  genders = defaultdict(set)  # role -> genders
-  colours = defaultdict(set)  # object -> colours
+  lost_clusters, lost_styles = _lost_concepts(items, clusters)
+  lost_tones, lost_genders = _lost_tones(items), _lost_genders(items)
+  lost_colours = _lost_colours(items)
+
+  def reason(item: SplitItem) -> str:
+    role, concept = neutral(item.key), untoned(item.key)
+    cluster = clusters[role]
+    style = "openmoji" if item.style == "line art" else item.style
+    if cluster in lost_clusters:
+      return "unseen concept"
+    if lost_styles.get(cluster) == style:
+      return "style x concept"
+    if lost_tones.get(concept) in tones_of(item.key):
+      return "skin tone x gesture"
+    if role in lost_genders and lost_genders[role] == gender_of(item.key):
+      return "gender x role"
+    if _colour_pair(item) in lost_colours:
+      return "colour x object"
+    return ""
+
+  reasons = [reason(item) for item in items]
+  return [("heldout" if why else "train", why) for why in reasons]
+
+
+def _lost_concepts(
+  items: Sequence[SplitItem], clusters: Mapping[str, str]
+) -> tuple[set[str], dict[str, str]]:
+  """Clusters that are unseen; {cluster: the style it is not seen in}."""
+  sizes = Counter(clusters.values())
+  small = {c for c, n in sizes.items() if n <= MAX_HELDOUT_CLUSTER}
+  styles = defaultdict(set)
   for item in items:
     if item.style in COLOUR_STYLES:
       styles[clusters[neutral(item.key)]].add(item.style)
-    tones[untoned(item.key)].add("-".join(tones_of(item.key)))
-    genders[neutral(item.key)].add(gender_of(item.key))
-    pair = _colour_pair(item)
-    if pair:
-      colours[pair[1]].add(pair[0])
-  heldout_style = {
+  unseen = {c for c in small if share("unseen", c) < UNSEEN_SHARE}
+  lost_styles = {
     cluster: _lowest(have, "which style", cluster)[0]
     for cluster, have in styles.items()
-    if len(have) >= MIN_STYLES and share("style", cluster) < STYLE_SHARE
+    if cluster in small
+    and len(have) >= MIN_STYLES
+    and share("style", cluster) < STYLE_SHARE
   }
-  heldout_tone = {
-    concept: _lowest(_single(have), "which tone", concept)[0]
+  return unseen, lost_styles
+
+
+def _lost_tones(items: Sequence[SplitItem]) -> dict[str, str]:
+  """{concept: the tone it is not seen in}."""
+  tones = defaultdict(set)
+  for item in items:
+    if len(tones_of(item.key)) == 1 and item.key != untoned(item.key):
+      tones[untoned(item.key)].update(tones_of(item.key))
+  return {
+    concept: _lowest(have, "which tone", concept)[0]
     for concept, have in tones.items()
-    if len(_single(have)) == 5 and share("tone", concept) < TONE_SHARE
+    if len(have) == len(TONES) and share("tone", concept) < TONE_SHARE
   }
-  heldout_gender = {
+
+
+def _lost_genders(items: Sequence[SplitItem]) -> dict[str, str]:
+  """{role: the gender it is not seen in}."""
+  genders = defaultdict(set)
+  for item in items:
+    genders[neutral(item.key)].add(gender_of(item.key))
+  return {
     role: _lowest(("man", "woman"), "which gender", role)[0]
     for role, have in genders.items()
     if {"man", "woman"} <= have and share("gender", role) < GENDER_SHARE
   }
-  heldout_colours = {
-    thing: _lowest(have, "colour", thing)[
+
+
+def _lost_colours(items: Sequence[SplitItem]) -> set[tuple[str, str]]:
+  """The pairs (colour, object) that are not seen."""
+  colours = defaultdict(set)
+  for item in items:
+    pair = _colour_pair(item)
+    if pair:
+      colours[pair[1]].add(pair[0])
+  return {
+    (colour, thing)
+    for thing, have in colours.items()
+    if len(have) >= MIN_COLOURS
+    for colour in _lowest(have, "colour", thing)[
       : max(1, len(have) // COLOURS_PER_HELDOUT)
     ]
-    for thing, have in colours.items()
-    if len(have) >= 3
   }
-
-  def decide(item: SplitItem) -> str:
-    role, concept = neutral(item.key), untoned(item.key)
-    cluster = clusters[role]
-    style = "openmoji" if item.style == "line art" else item.style
-    pair = _colour_pair(item)
-    if share("unseen", cluster) < UNSEEN_SHARE:
-      return "unseen concept"
-    if heldout_style.get(cluster) == style:
-      return "style x concept"
-    if heldout_tone.get(concept, "-") in tones_of(item.key):
-      return "skin tone x gesture"
-    if heldout_gender.get(role, "-") == gender_of(item.key):
-      return "gender x role"
-    if pair and pair[0] in heldout_colours.get(pair[1], ()):
-      return "colour x object"
-    return ""
-
-  reasons = [decide(item) for item in items]
-  return [("heldout" if reason else "train", reason) for reason in reasons]
 
 
 def _colour_pair(item: SplitItem) -> tuple[str, str] | None:
   """(colour, object); None in line art, which has no colour."""
   return None if item.style == "line art" else colour_object(item.name)
-
-
-def _single(tones: Iterable[str]) -> list[str]:
-  """The combinations that are one tone."""
-  return [tone for tone in tones if tone and "-" not in tone]
