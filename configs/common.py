@@ -9,8 +9,12 @@ from configs import data
 RUNLOCAL = "runlocal"
 
 
-def parse_arg(arg: str | None) -> bool:
+def parse_arg(arg: str | None, also: tuple[str, ...] = ()) -> bool:
   """True for `--config=configs/x.py:runlocal`.
+
+  Args:
+    arg: what follows the colon.
+    also: other arguments that the file reads itself, for the message.
 
   Raises:
     ValueError: any other argument.
@@ -20,8 +24,8 @@ def parse_arg(arg: str | None) -> bool:
   if arg == RUNLOCAL:
     return True
   raise ValueError(
-    f"Unknown config argument {arg!r}; the only one is {RUNLOCAL!r}, as in"
-    " --config=configs/x.py:runlocal."
+    f"Unknown config argument {arg!r}; accepted after the colon:"
+    f" {', '.join((RUNLOCAL, *also))}."
   )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, tokenizer_scenes64
 from configs.presets import PRESETS
 
 
@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.warmup_steps = 1000
   c.optimizer.ema_decay = 0.999
   c.cond_drop_rate = 0.1
-  c.model = ConfigDict(PRESETS["test" if runlocal else "scenes64"])
+  c.model = ConfigDict(PRESETS["test"] if runlocal else model())
   c.tokenizer_path = "runs/tokenizer_scenes64/bundle"
   c.text = ConfigDict(dict(name="minilm-l6", max_tokens=32, path=""))
   c.data = "cache"
@@ -37,6 +37,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data = "synthetic"
     c.sampling.prompts = c.sampling.prompts[:2]
   return c
+
+
+def model() -> dict:
+  """Depth 8, width 256, for the tokens of the 64 px tokenizer."""
+  tokens = tokenizer_scenes64.tokenizer()
+  return {
+    **PRESETS["scenes64"],
+    "schedule": tokens.schedule,
+    "vocab_size": tokens.vocab_size,
+    "code_dim": tokens.code_dim,
+  }
 
 
 def cache(directory: str) -> ConfigDict:

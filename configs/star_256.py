@@ -1,0 +1,52 @@
+"""STAR at 256 px with the published sizes and hyper-parameters.
+
+Depth 16 (274M parameters) as written; `:d30` is the 1.68B model. Batch,
+learning rate per 256 images, lin0 schedule and weight decay follow the
+training settings that VAR and STAR published (VAR: 1e-4 per 256 images for
+depth 16, batch 768; STAR: fine-tuning at 512 images).
+
+  python launch/cache_tokens.py --config=configs/star_256.py
+  python launch/train.py --config=configs/star_256.py --workdir=runs/star_256
+
+It needs a tokenizer of the same schedule in config.tokenizer_path and a folder
+of captioned pictures. Expected: not run here; sizes are checked by shape only.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.presets import PRESETS
+from configs.star_scenes64 import cache, sampling
+
+SIZES = {"": "star_d16", "d16": "star_d16", "d30": "star_d30"}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  size = SIZES.get(arg or "")
+  runlocal = common.parse_arg(None if size else arg, also=tuple(SIZES)[1:])
+  c = common.training("transformer")
+  c.batch_size = 512
+  c.num_steps = 250_000
+  c.optimizer.schedule = "lin0"
+  c.optimizer.learning_rate = 1e-4 * c.batch_size / 256
+  c.optimizer.warmup_steps = c.num_steps // 50
+  c.optimizer.weight_decay_end = 0.0
+  c.optimizer.ema_decay = 0.9999
+  c.cond_drop_rate = 0.1
+  c.model = ConfigDict(PRESETS["test" if runlocal else size])
+  c.tokenizer_path = "runs/tokenizer_256/bundle"
+  # Width 1024 belongs to a CLIP text encoder; see star_jax/text/encoder.py
+  # for the ones that can be loaded.
+  c.text = ConfigDict(dict(name="minilm-l6", max_tokens=77, path=""))
+  c.data = "cache"
+  c.data_options.size = (256, 256)
+  c.cache = cache("data_cache/tokens_256")
+  c.cache.source = "folder"
+  c.sampling = sampling()
+  if runlocal:
+    common.shorten(c)
+    c.data = "synthetic"
+    c.sampling.prompts = c.sampling.prompts[:2]
+  return c

@@ -1,0 +1,38 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax.scales import ScaleSchedule
+from star_jax.train import losses
+
+SCHEDULE = ScaleSchedule.from_patch_nums([1, 2])
+
+
+def test_next_scale_loss_against_a_plain_sum():
+  rng = np.random.default_rng(0)
+  logits = rng.standard_normal((3, 5, 7)).astype(np.float32)
+  idx = rng.integers(7, size=(3, 5))
+  loss, metrics = losses.next_scale_loss(
+    jnp.asarray(logits), jnp.asarray(idx), SCHEDULE
+  )
+  p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  nll = -np.log(np.take_along_axis(p, idx[..., None], -1))[..., 0]
+  hit = logits.argmax(-1) == idx
+  np.testing.assert_allclose(loss, nll.mean(), rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics["loss_k"], [nll[:, :1].mean(), nll[:, 1:].mean()], rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    metrics["acc_k"], [hit[:, :1].mean(), hit[:, 1:].mean()], rtol=1e-5
+  )
+  assert metrics["loss_tail"] == metrics["loss_k"][-1]
+  assert metrics["acc_tail"] == metrics["acc_k"][-1]
+  np.testing.assert_allclose(metrics["acc"], hit.mean(), rtol=1e-5)
+
+
+def test_reconstruction_loss_weighs_its_terms_and_clamps_only_psnr():
+  image = jnp.zeros((2, 4, 4, 3))
+  recon = jnp.full((2, 4, 4, 3), 2.0)
+  loss, metrics = losses.reconstruction_loss(recon, image, l1=0.5, l2=3.0)
+  assert loss == pytest.approx(0.5 * 2.0 + 3.0 * 4.0)
+  assert metrics["psnr"] == pytest.approx(10 * np.log10(4.0 / 1.0))
