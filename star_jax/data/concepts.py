@@ -49,7 +49,7 @@ turtle 1f422
 crab 1f980
 octopus/octopuses 1f419
 whale 1f433
-mouse 1f401
+mouse/mice 1f401
 frog 1f438
 bear 1f43b
 dinosaur 1f995

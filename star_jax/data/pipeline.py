@@ -102,6 +102,16 @@ def source_dataset(source: Source, seed: int) -> grain.MapDataset:
   return order.map_with_index(read)
 
 
+def mix(sources: Mapping[str, Weighted], seed: int) -> grain.MapDataset:
+  """The sources in fixed proportion, interleaved evenly."""
+  datasets = [source_dataset(s.source, seed) for s in sources.values()]
+  if len(datasets) == 1:
+    return datasets[0]
+  return grain.MapDataset.mix(
+    datasets, weights=[s.weight for s in sources.values()]
+  )
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
   """The `seed` of `example` in an epoch; epoch 0 keeps the seed itself."""
   return seed + epoch * 1_000_003
@@ -137,14 +147,7 @@ def build_dataset(
     raise ValueError(f"A batch has at least one example, got {batch_size!r}.")
   if shard_count is None:
     shard_index, shard_count = jax.process_index(), jax.process_count()
-  sources = list(build_sources(config, split).values())
-  datasets = [source_dataset(s.source, seed) for s in sources]
-  if len(datasets) == 1:
-    (dataset,) = datasets
-  else:
-    dataset = grain.MapDataset.mix(
-      datasets, weights=[s.weight for s in sources]
-    )
+  dataset = mix(build_sources(config, split), seed)
   dataset = dataset[shard_index::shard_count].to_iter_dataset(
     grain.ReadOptions(
       num_threads=config.threads,

@@ -115,8 +115,9 @@ def _told(rng, things, layout: str, relations) -> str:
     return f"{a} {first} {b}, and {c} {second} {again}"
   if layout == "grid":
     a, b, c, d = (phrase(t) for t in things)
-    left, also = _pick(rng, _OF["left"]), _pick(rng, _OF["left"])
-    return f"{a} {left} {b}, and below them {c} {also} {d}"
+    # The short form keeps four objects and a style within 32 word pieces.
+    left = _pick(rng, _OF["left"])
+    return f"{a} {left} {b}, and below them {c} left of {d}"
   return _pair(rng, things, *relations[0])
 
 

@@ -95,6 +95,18 @@ def test_captions_parse_back_to_the_facts(train_scenes, heldout_scenes):
     assert scene.caption == scene.caption.lower()
 
 
+def test_captions_fit_the_text_window(train_scenes, heldout_scenes):
+  minilm = pytest.importorskip("star_jax.text.minilm")
+  prompts = pytest.importorskip("star_jax.text.prompts")
+  try:
+    folder = minilm.package_folder()
+  except ValueError as error:
+    pytest.skip(str(error))
+  tokenizer = prompts.PromptTokenizer(folder / "tokenizer.json", 32)
+  for scene in train_scenes[:2000] + heldout_scenes:
+    assert tokenizer.truncated(scene.caption) is None
+
+
 def test_told_relations_are_true_and_clear(train_scenes, heldout_scenes):
   told = 0
   for scene in train_scenes + heldout_scenes:
