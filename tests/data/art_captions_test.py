@@ -159,6 +159,9 @@ def test_merging_tones_and_genders():
   assert names.gender_of("1f6b4-1f3fc-200d-2642") == "man"
   assert names.gender_of("1f436") == ""
   assert names.neutral("1f6b4-1f3fc-200d-2642") == "1f6b4"
+  # woman walking facing right
+  assert names.neutral("1f6b6-200d-2640-200d-27a1") == "1f6b6"
+  assert names.gender_of("1f6b6-200d-2640-200d-27a1") == "woman"
   assert names.neutral("1f478") == names.neutral("1f934")
   assert names.neutral("1f468") != names.neutral("1f469")
   assert names.neutral("1f46b-1f3fd") == "1f9d1-200d-1f91d-200d-1f9d1"

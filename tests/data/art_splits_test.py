@@ -104,6 +104,19 @@ def test_roles_lose_a_man_or_a_woman():
   assert {names.gender_of(item.key) for item in held} == {"man", "woman"}
 
 
+def test_facing_right_goes_with_its_mirror_picture():
+  walkers = [
+    SplitItem("noto", "-200d-".join(parts) + right, "walking")
+    for i in range(200)
+    for tone in TONES
+    for parts in ((f"{0x20000 + i:x}-{tone}", "2642"),)
+    for right in ("", "-200d-27a1")
+  ]
+  assigned = assign_splits(walkers)
+  assert assigned[::2] == assigned[1::2]
+  assert "skin tone x gesture" in {reason for _, reason in assigned}
+
+
 def test_colours_of_objects():
   colours = ("red", "blue", "light blue", "green", "black")
   objects = [f"thing{i}" for i in range(40)]

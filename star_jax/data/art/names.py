@@ -94,13 +94,18 @@ _TRIPLES = {
 }
 
 
+def undirected(key: str) -> str:
+  """The key without "facing right", which mirrors the same drawing."""
+  return key.removesuffix("-200d-27a1")
+
+
 def neutral(key: str) -> str:
-  """The key without skin tone and gender: one key for all of a role.
+  """The key without tone, gender and direction: one key for all of a role.
 
   A lone man, woman or person stays itself; in a sequence all three become a
   person, and a trailing gender sign goes.
   """
-  key = untoned(key)
+  key = undirected(untoned(key))
   key = _COUPLES.get(key, key)
   parts = key.split("-")
   while len(parts) > 2 and parts[-1] in _SIGNS and parts[-2] == "200d":
@@ -113,7 +118,7 @@ def neutral(key: str) -> str:
 
 def gender_of(key: str) -> str:
   """'man', 'woman' or 'person' for one person in a role, else ''."""
-  parts = untoned(key).split("-")
+  parts = undirected(untoned(key)).split("-")
   if len(parts) > 2 and parts[-1] in _SIGNS:
     return _SIGNS[parts[-1]]
   people = [p for p in parts if p in _GENDERED]

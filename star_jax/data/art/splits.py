@@ -28,7 +28,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from star_jax.data.art.names import TONES, gender_of, neutral, tones_of, untoned
+from star_jax.data.art.names import (
+  TONES,
+  gender_of,
+  neutral,
+  tones_of,
+  undirected,
+  untoned,
+)
 from star_jax.data.art.sources import COLOUR_STYLES
 
 UNSEEN_SHARE = 0.05
@@ -137,7 +144,7 @@ def assign_splits(
   lost_colours = _lost_colours(items)
 
   def reason(item: SplitItem) -> str:
-    role, concept = neutral(item.key), untoned(item.key)
+    role, concept = neutral(item.key), _gesture(item.key)
     cluster = clusters[role]
     style = "openmoji" if item.style == "line art" else item.style
     if cluster in lost_clusters:
@@ -177,12 +184,17 @@ def _lost_concepts(
   return unseen, lost_styles
 
 
+def _gesture(key: str) -> str:
+  """What a skin tone is paired with; both directions are one gesture."""
+  return undirected(untoned(key))
+
+
 def _lost_tones(items: Sequence[SplitItem]) -> dict[str, str]:
   """{concept: the tone it is not seen in}."""
   tones = defaultdict(set)
   for item in items:
     if len(tones_of(item.key)) == 1 and item.key != untoned(item.key):
-      tones[untoned(item.key)].update(tones_of(item.key))
+      tones[_gesture(item.key)].update(tones_of(item.key))
   return {
     concept: _lowest(have, "which tone", concept)[0]
     for concept, have in tones.items()

@@ -51,7 +51,7 @@ class ArtRecord:
 
   @property
   def merged_concept(self) -> str:
-    """The key without skin tone and gender."""
+    """The key without skin tone, gender and direction."""
     return neutral(self.key)
 
 
