@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,7 +41,6 @@ from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
 
-DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "scenes64"
 MAX_BATCH = 16
 MAX_SEED = 2**32
 
@@ -74,12 +72,7 @@ def load(path: str | os.PathLike | None = None) -> StarPipeline:
       encoder is another one than it was trained with.
   """
   use_compilation_cache()
-  if path is None and not DEFAULT_BUNDLE.exists():
-    raise ValueError(
-      f"This copy of star_jax ships no model ({DEFAULT_BUNDLE} is missing);"
-      " give the folder of a bundle."
-    )
-  return StarPipeline(load_bundle(path or DEFAULT_BUNDLE))
+  return StarPipeline(load_bundle(path))
 
 
 def bucket(n: int) -> int:

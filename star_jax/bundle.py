@@ -37,6 +37,7 @@ from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 
+DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "scenes64"
 FORMAT, VERSION = "star_jax bundle", 1
 STORAGE_DTYPES = ("float32", "float16")
 MODULES = {"tokenizer": VQVAE, "star": Star}
@@ -172,14 +173,19 @@ def save_bundle(
   return header["hash"]
 
 
-def load_bundle(directory: str | os.PathLike) -> Bundle:
-  """Reads and checks a bundle.
+def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
+  """Reads and checks a bundle, by default the one that ships with star_jax.
 
   Raises:
     ValueError: nothing there, half-written, damaged, of another format or
       version, or tensors that do not fit the settings.
   """
-  directory = Path(directory)
+  if directory is None and not DEFAULT_BUNDLE.exists():
+    raise ValueError(
+      f"This copy of star_jax ships no model ({DEFAULT_BUNDLE} is missing);"
+      " give the folder of a bundle."
+    )
+  directory = Path(directory or DEFAULT_BUNDLE)
   header = _read_header(directory)
   configs: dict[str, Any] = {
     "tokenizer": VQVAEConfig.from_dict(header["tokenizer"])
