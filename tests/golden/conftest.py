@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -49,10 +48,3 @@ def load(folder, filename):
     name: value.astype(np.float32) if value.dtype == np.float16 else value
     for name, value in load_file(pathlib.Path(folder) / filename).items()
   }
-
-
-@pytest.fixture(autouse=True)
-def _highest_precision():
-  """The reference is float32; accelerators would round products."""
-  with jax.default_matmul_precision("highest"):
-    yield
