@@ -1,0 +1,385 @@
+"""Which objects a picture of a scene shows: matching of the known parts.
+
+A picture is explained as a smooth background plus sprites. Laying template t
+(colour T, coverage a) over the background B at some place changes the squared
+error of the picture I, with D = I - B, from |D|^2 to |D - a (T - B)|^2; the
+drop is the score of t there:
+
+  gain = 2 <D, a (T - B)> - |a (T - B)|^2
+
+All templates at all places are one matrix product per size. It is done on a
+coarse copy of the picture; the best places are refined on finer copies with
+the templates that did best; of the refined candidates the set of disjoint
+boxes with the largest total gain is the answer. Nothing of the caption is
+used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+from PIL import Image
+
+from star_jax.data.recolor import rgb_to_oklab
+from star_jax.metrics.sprite_bank import Entry, SpriteBank, Templates
+
+WORK_SIDE = 64  # pixels of the shorter side that matching works at
+COARSE, MIDDLE = 4, 2  # shrink factors of the coarser copies
+MIN_SIDE, MAX_SIDE = 16, 60  # of an object, in working pixels
+CANDIDATES = 14  # places that are refined
+KEEP_MIDDLE, KEEP_FINE = 256, 12  # templates that survive each step
+MAX_OBJECTS = 4
+# A detection explains at least this share of the error inside its outline ...
+MIN_EXPLAINED = 0.3
+# ... and has at least this gain (squared OKLab distance times pixels).
+MIN_GAIN = 1.5
+# Places that share more than this of their union count as one.
+SAME_PLACE = 0.6
+MAX_OVERLAP = 0.35  # of the smaller box, between two detections
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+  """One object found. box: (x0, y0, x1, y1) in pixels of the picture.
+
+  explained: share of the squared error around it that it takes away.
+  """
+
+  entry: Entry
+  box: tuple[float, float, float, float]
+  gain: float
+  explained: float
+
+  @property
+  def centre(self) -> tuple[float, float]:
+    x0, y0, x1, y1 = self.box
+    return (x0 + x1) / 2, (y0 + y1) / 2
+
+  @property
+  def size(self) -> float:
+    return self.box[2] - self.box[0]
+
+
+@dataclasses.dataclass
+class _Place:
+  """A square in working pixels with its best template there."""
+
+  y: int
+  x: int
+  side: int
+  gain: float
+  template: int = -1
+  explained: float = 0.0
+
+
+def _fit_background(lab: np.ndarray) -> np.ndarray:
+  """The smooth background as a plane per channel, float32 [H, W, 3].
+
+  Robust: starts at the rim and reweights by distance, so that objects do not
+  count.
+  """
+  height, width, _ = lab.shape
+  y, x = np.meshgrid(
+    np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij"
+  )
+  design = np.stack([np.ones_like(x), x, y], -1).reshape(-1, 3)
+  values = lab.reshape(-1, 3).astype(np.float64)
+  rim = np.maximum(np.abs(x), np.abs(y)).reshape(-1) > 0.9
+  best, best_score = None, -1.0
+  # The rim may be crossed by an object: also start at the commonest colour.
+  for start in (np.median(values[rim], 0), _commonest(values)):
+    fitted = np.broadcast_to(start, values.shape)
+    for width_ in (0.15, 0.1, 0.06, 0.05):
+      error = ((values - fitted) ** 2).sum(1)
+      weight = 1 / (1 + error / width_**2) ** 2 * np.where(rim, 2.0, 1.0)
+      weighted = design * weight[:, None]
+      plane = np.linalg.solve(
+        design.T @ weighted + 1e-6 * np.eye(3), weighted.T @ values
+      )
+      fitted = design @ plane
+    near = ((values - fitted) ** 2).sum(1) < 0.05**2
+    score = (near * np.where(rim, 2.0, 1.0)).sum()
+    if score > best_score:
+      best, best_score = fitted, score
+  return best.reshape(lab.shape).astype(np.float32)
+
+
+def _commonest(values: np.ndarray) -> np.ndarray:
+  """Mean colour of the fullest cell of a coarse colour histogram."""
+  cells = np.floor(values / 0.08).astype(int)
+  _, inverse, counts = np.unique(
+    cells, axis=0, return_inverse=True, return_counts=True
+  )
+  return values[inverse.reshape(-1) == counts.argmax()].mean(0)
+
+
+def _shrink(x: np.ndarray, factor: int) -> np.ndarray:
+  """Box average over factor x factor pixels of [H, W, C]."""
+  h, w, c = x.shape
+  x = x[: h - h % factor, : w - w % factor]
+  return x.reshape(h // factor, factor, w // factor, factor, c).mean((1, 3))
+
+
+class _Level:
+  """The picture at one scale, ready for matching."""
+
+  def __init__(self, difference: np.ndarray, background: np.ndarray):
+    self.background = background
+    dot = (difference * background).sum(-1, keepdims=True)
+    self.planes = np.concatenate([difference, dot], -1)
+    self.shape = difference.shape[:2]
+
+  def gains(
+    self, templates: Templates, side: int, rows: range, columns: range
+  ) -> np.ndarray:
+    """Gain of every template with its corner at rows x columns.
+
+    Returns:
+      float32 [len(rows), len(columns), N].
+    """
+    part = self.planes[
+      rows.start : rows.stop + side - 1, columns.start : columns.stop + side - 1
+    ]
+    windows = np.lib.stride_tricks.sliding_window_view(
+      part, (side, side), axis=(0, 1)
+    )  # [rows, columns, 4, side, side]
+    flat = windows.transpose(0, 1, 3, 4, 2).reshape(
+      len(rows) * len(columns), -1
+    )
+    match = flat @ templates.filters.astype(np.float32, copy=False).T
+    # The background is smooth: its value in the middle stands for the box.
+    half = side // 2
+    b = self.background[
+      rows.start + half : rows.stop + half,
+      columns.start + half : columns.stop + half,
+    ].reshape(-1, 3)
+    cost = (
+      templates.energy
+      - 2 * (b @ templates.mixed)
+      + (b**2).sum(1, keepdims=True) * templates.coverage
+    )
+    return (2 * match - cost).reshape(len(rows), len(columns), -1)
+
+
+def _positions(centre: float, reach: int, side: int, room: int) -> range:
+  """Corners within `reach` of the one that centres `side` at `centre`."""
+  start = round(centre - side / 2)
+  low = min(max(start - reach, 0), room - side)
+  high = max(min(start + reach, room - side), 0)
+  return range(low, max(high, low) + 1)
+
+
+def _overlap(a: _Place, b: _Place) -> float:
+  """Shared area over the smaller area of two squares."""
+  w = min(a.x + a.side, b.x + b.side) - max(a.x, b.x)
+  h = min(a.y + a.side, b.y + b.side) - max(a.y, b.y)
+  return max(w, 0) * max(h, 0) / min(a.side, b.side) ** 2
+
+
+class SceneMatcher:
+  """Finds the objects of a bank in pictures."""
+
+  def __init__(self, bank: SpriteBank):
+    self.bank = bank
+
+  def find(self, image: np.ndarray, style: str | None = None):
+    """The objects of a picture, strongest first.
+
+    Args:
+      image: uint8 [H, W, 3].
+      style: only templates of this style; None for all of them.
+
+    Returns:
+      A list of at most MAX_OBJECTS `Detection`s.
+    """
+    work, unit = _working_copy(image)
+    lab = rgb_to_oklab(work)
+    background = _fit_background(lab)
+    difference = lab - background
+    levels = {
+      f: _Level(_shrink(difference, f), _shrink(background, f))
+      for f in (COARSE, MIDDLE, 1)
+    }
+    allowed = None
+    if style is not None:
+      allowed = np.flatnonzero(self.bank.styles == style)
+    places = self._coarse(levels[COARSE], allowed)
+    survivors: dict[int, np.ndarray] = {}
+    best = self._search(levels, levels[COARSE], allowed, survivors, [])
+    # What stands out less is hidden among the near-misses of what stands out
+    # more: look again at what is left.
+    left = _Level(
+      _shrink(_erased(difference, best), COARSE),
+      levels[COARSE].background,
+    )
+    if (left.planes[..., :3] ** 2).sum() * COARSE**2 > MIN_GAIN:
+      best = self._search(levels, left, allowed, survivors, best)
+    for place in best:
+      self._refine(levels[1], 1, place, survivors[id(place)], 1)
+      place.explained = self._explained(levels[1], place)
+    return [
+      Detection(
+        self.bank.entries[p.template],
+        (p.x * unit, p.y * unit, (p.x + p.side) * unit, (p.y + p.side) * unit),
+        float(p.gain),
+        float(p.explained),
+      )
+      for p in sorted(best, key=lambda p: -p.gain)
+    ]
+
+  def _search(self, levels, coarse, allowed, survivors, known):
+    """The best disjoint places among known and newly found ones.
+
+    Fills `survivors` with the templates that did best, by id of the place.
+    """
+    places = list(known)
+    for place, chosen in self._coarse(coarse, allowed):
+      survivors[id(place)] = self._refine(
+        levels[MIDDLE], MIDDLE, place, chosen, KEEP_FINE
+      )
+      place.explained = self._explained(levels[1], place)
+      places.append(place)
+    return _best_subset(places)
+
+  def _coarse(self, level: _Level, allowed):
+    """The best places with the templates that do best around each."""
+    room = min(level.shape)
+    sides = range(MIN_SIDE // COARSE, min(MAX_SIDE // COARSE, room) + 1)
+    maps, found = {}, []
+    for side in sides:
+      templates = self.bank.at(side)
+      if allowed is not None:
+        templates = templates.take(allowed)
+      rows = range(level.shape[0] - side + 1)
+      columns = range(level.shape[1] - side + 1)
+      maps[side] = level.gains(templates, side, rows, columns)
+      best = maps[side].max(-1)
+      found += [
+        _Place(y * COARSE, x * COARSE, side * COARSE, best[y, x])
+        for y, x in zip(*np.nonzero((best > 0) & (best >= _peaks(best))))
+      ]
+    found.sort(key=lambda p: -p.gain)
+    kept: list[_Place] = []
+    for place in found:
+      if len(kept) == CANDIDATES:
+        break
+      if all(_jaccard(place, other) < SAME_PLACE for other in kept):
+        kept.append(place)
+    return [(p, self._top_templates(maps, p, allowed)) for p in kept]
+
+  def _top_templates(self, maps, place: _Place, allowed) -> np.ndarray:
+    """Numbers of the templates that gain most at or next to a place."""
+    best = None
+    for side in range(place.side // COARSE - 1, place.side // COARSE + 2):
+      if side not in maps:
+        continue
+      y, x = place.y // COARSE, place.x // COARSE
+      shift = (place.side // COARSE - side) // 2
+      part = maps[side][
+        max(y + shift - 1, 0) : y + shift + 2,
+        max(x + shift - 1, 0) : x + shift + 2,
+      ]
+      if part.size:
+        top = part.max((0, 1))
+        best = top if best is None else np.maximum(best, top)
+    keep = min(KEEP_MIDDLE, len(best))
+    chosen = np.argpartition(-best, keep - 1)[:keep]
+    return chosen if allowed is None else allowed[chosen]
+
+  def _refine(
+    self, level: _Level, factor: int, place: _Place, chosen, keep: int
+  ) -> np.ndarray:
+    """Moves a place to its best spot at a finer scale.
+
+    Returns:
+      The `keep` best of the chosen templates there.
+    """
+    room = min(level.shape)
+    centre_y = (place.y + place.side / 2) / factor
+    centre_x = (place.x + place.side / 2) / factor
+    middle = round(place.side / factor)
+    reach, grow = (1, 2) if factor == 1 else (2, 2)
+    best_gain, total = -np.inf, np.full(len(chosen), -np.inf)
+    for side in range(middle - grow, middle + grow + 1):
+      if not MIN_SIDE // factor <= side <= min(MAX_SIDE // factor, room):
+        continue
+      if factor == 1:
+        templates = self.bank.build(side, chosen)
+      else:
+        templates = self.bank.at(side).take(chosen)
+      rows = _positions(centre_y, reach, side, level.shape[0])
+      columns = _positions(centre_x, reach, side, level.shape[1])
+      gains = level.gains(templates, side, rows, columns)
+      total = np.maximum(total, gains.max((0, 1)))
+      if gains.max() > best_gain:
+        best_gain = gains.max()
+        i, j, t = np.unravel_index(gains.argmax(), gains.shape)
+        place.y, place.x = rows[i] * factor, columns[j] * factor
+        place.side, place.template = side * factor, int(chosen[t])
+    # Finer copies have more pixels: gains are kept in full-size pixels.
+    place.gain = best_gain * factor**2
+    return chosen[np.argsort(-total)[:keep]]
+
+  def _explained(self, level: _Level, place: _Place) -> float:
+    """Gain over the squared error inside the box of a place."""
+    part = level.planes[
+      place.y : place.y + place.side, place.x : place.x + place.side, :3
+    ]
+    return place.gain / max(float((part**2).sum()), 1e-9)
+
+
+def _peaks(gains: np.ndarray) -> np.ndarray:
+  """The largest value of each 3 x 3 neighbourhood, [rows, columns]."""
+  padded = np.pad(gains, 1, constant_values=-np.inf)
+  windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+  return windows.max((2, 3))
+
+
+def _working_copy(image: np.ndarray) -> tuple[np.ndarray, float]:
+  """The picture with a shorter side of 64, and original pixels per pixel."""
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+    raise ValueError(
+      f"Scenes are uint8 pictures [H, W, 3], got {image.dtype} {image.shape}."
+    )
+  unit = min(image.shape[:2]) / WORK_SIDE
+  if unit == 1:
+    return image, 1.0
+  size = (round(image.shape[1] / unit), round(image.shape[0] / unit))
+  resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+  return np.asarray(resized), unit
+
+
+def _jaccard(a: _Place, b: _Place) -> float:
+  w = min(a.x + a.side, b.x + b.side) - max(a.x, b.x)
+  h = min(a.y + a.side, b.y + b.side) - max(a.y, b.y)
+  shared = max(w, 0) * max(h, 0)
+  return shared / (a.side**2 + b.side**2 - shared)
+
+
+def _best_subset(places: list[_Place]) -> list[_Place]:
+  """Disjoint places with the largest total gain, at most MAX_OBJECTS."""
+  places = [
+    p for p in places if p.gain >= MIN_GAIN and p.explained >= MIN_EXPLAINED
+  ]
+  best, best_gain = [], 0.0
+  apart = {
+    (i, j): _overlap(places[i], places[j]) <= MAX_OVERLAP
+    for i, j in itertools.combinations(range(len(places)), 2)
+  }
+  for count in range(1, min(MAX_OBJECTS, len(places)) + 1):
+    for group in itertools.combinations(range(len(places)), count):
+      if all(apart[pair] for pair in itertools.combinations(group, 2)):
+        gain = sum(places[i].gain for i in group)
+        if gain > best_gain:
+          best, best_gain = [places[i] for i in group], gain
+  return best
+
+
+def _erased(difference: np.ndarray, places: list[_Place]) -> np.ndarray:
+  """The difference with nothing left in the boxes of the places."""
+  out = difference.copy()
+  for p in places:
+    out[p.y : p.y + p.side, p.x : p.x + p.side] = 0
+  return out
