@@ -102,11 +102,20 @@ def test_every_import_of_the_tests_is_a_requirement_or_an_extra():
   assert not missing
 
 
-def test_project_metadata_asks_only_for_pinned_packages():
+def test_every_requirement_is_used():
+  """Imported somewhere; ruff alone is only ever run as a program."""
+  imports = _third_party_imports(["star_jax", "launch", "configs", "tests"])
+  used = set().union(*(_distributions(module) for module in imports))
+  assert set(_pins("requirements.txt")) - used == {"ruff"}
+
+
+def test_project_metadata_asks_for_what_star_jax_imports():
   text = (ROOT / "pyproject.toml").read_text()
   listed = re.search(r"dependencies = \[(.*?)\]", text, re.DOTALL)[1]
   names = {_normal(name) for name in re.findall(r'"([\w.-]+)', listed)}
-  assert names and names <= set(_pins("requirements.txt"))
+  imports = _third_party_imports(["star_jax", "launch", "configs"])
+  needed = set().union(*(_distributions(module) for module in imports))
+  assert names == needed & set(_pins("requirements.txt"))
 
 
 def test_installed_versions_are_the_pinned_ones():

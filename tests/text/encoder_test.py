@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ def test_outputs_have_the_declared_shapes_and_types(encoder):
   assert isinstance(encoder, encoder_lib.TextEncoder)
   assert encoder.name == "minilm-l6" and encoder.width == 384
   assert states.batch == 2
-  assert states.text_BTD.shape == (2, MAX_TOKENS, 384)
+  chex.assert_shape(states.text_BTD, (2, MAX_TOKENS, 384))
+  chex.assert_shape(states.text_mask_BT, (2, MAX_TOKENS))
+  chex.assert_shape(states.pooled_BD, (2, 384))
   assert states.text_BTD.dtype == np.float32
   assert states.text_mask_BT.dtype == bool
   # [CLS] a red heart [SEP]

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,9 @@ def _random_bert(hidden: int, layers: int, heads: int):
   torch = pytest.importorskip(
     "torch", reason="parity with transformers' BertModel needs torch"
   )
-  transformers = pytest.importorskip("transformers")
+  transformers = pytest.importorskip(
+    "transformers", reason="parity with BertModel needs transformers"
+  )
   torch.manual_seed(0)
   config = transformers.BertConfig(
     vocab_size=50,
@@ -76,7 +79,9 @@ def test_token_states_equal_transformers_with_padding(encoder):
   pytest.importorskip(
     "torch", reason="parity with transformers' BertModel needs torch"
   )
-  transformers = pytest.importorskip("transformers")
+  transformers = pytest.importorskip(
+    "transformers", reason="parity with BertModel needs transformers"
+  )
   folder = minilm.package_folder()
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   batch = tokenizer(
@@ -227,11 +232,7 @@ def test_prefix_and_unused_heads_are_accepted():
   state = {f"bert.{name}": x for name, x in _small_state().items()}
   state["bert.pooler.dense.weight"] = np.zeros((8, 8), np.float32)
   state["bert.embeddings.position_ids"] = np.arange(6)[None]
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    plain,
-    bert.params_from_state(state, SMALL),
-  )
+  chex.assert_trees_all_equal(plain, bert.params_from_state(state, SMALL))
 
 
 def _write_folder(folder, **config):
