@@ -3,6 +3,7 @@
   python launch/sample.py "a red heart, twemoji style" "a blue car"
   python launch/sample.py --prompts_file=prompts.txt --seed=7 --cfg_scale=5
   python launch/sample.py --from=outputs/00_a-red-heart.png
+  python launch/sample.py --demo --gif
 
 Writes one PNG a prompt and contact_sheet.png into --out. Each PNG carries
 prompt, seed, settings and weights hash; --from draws it again, identically on
@@ -27,6 +28,9 @@ PROMPTS_FILE = flags.DEFINE_string(
   ' {"prompt": ..., "heldout": true}.',
 )
 FROM = flags.DEFINE_string("from", None, "Draw this PNG again.")
+DEMO = flags.DEFINE_boolean(
+  "demo", False, "Draw the prompts that come with the bundle."
+)
 OUT = flags.DEFINE_string("out", "outputs", "Folder for the pictures.")
 CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
 SEED = flags.DEFINE_integer("seed", 0, "Prompt i draws from (seed, i).")
@@ -52,7 +56,9 @@ GIF = flags.DEFINE_boolean("gif", False, "Also a GIF, coarse to fine.")
 def main(argv):
   from star_jax import commands
 
-  request = commands.read_request(argv[1:], PROMPTS_FILE.value, FROM.value)
+  request = commands.read_request(
+    argv[1:], PROMPTS_FILE.value, FROM.value, DEMO.value, CKPT.value
+  )
   commands.draw_to_folder(
     request,
     bundle=CKPT.value,

@@ -8,6 +8,7 @@ for those who look for a bug.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import textwrap
@@ -35,8 +36,7 @@ def run_main(main: Callable[[Sequence[str]], int | None]) -> None:
       return main(argv)
     except BrokenPipeError:
       # The reader (`| head`) went away; nobody is left to be told.
-      sys.stderr.close()
-      return 1
+      os._exit(1)
     except (ValueError, OSError, app.UsageError) as error:
       _exit_with(error)
     except KeyboardInterrupt:
@@ -76,7 +76,8 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """absl's parser, with readable help and one-line errors."""
   if any(arg in _HELP_FLAGS for arg in _before_separator(argv[1:])):
-    print(_help_text(argv[0]))
+    with contextlib.suppress(BrokenPipeError):
+      print(_help_text(argv[0]), flush=True)
     raise SystemExit(0)
   try:
     return flags.FLAGS(list(argv))
@@ -93,19 +94,12 @@ def _help_text(script: str) -> str:
   """The script's docstring and its own flags, wrapped to 80 columns."""
   main_module = sys.modules["__main__"]
   lines = [(main_module.__doc__ or Path(script).name).strip(), "", "Flags:"]
-  own = flags.FLAGS.get_key_flags_for_module(main_module)
-  for flag in own:
-    default = (
-      ""
-      if flag.default in (None, "", [])
-      else (f" [default: {flag.default_as_str}]")
-    )
-    if flag.boolean:
-      head, default = f"--[no]{flag.name}", f" [default: {flag.default}]"
-    else:
-      head = f"--{flag.name}"
+  for flag in flags.FLAGS.get_key_flags_for_module(main_module):
+    unset = flag.default in (None, "", [])
+    default = "" if unset else f" [default: {flag.default}]"
+    head = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
     body = textwrap.fill(
-      f"{flag.help}{default}",
+      (flag.help or "").strip() + default,
       width=78,
       initial_indent=" " * 6,
       subsequent_indent=" " * 6,

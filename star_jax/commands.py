@@ -40,19 +40,30 @@ def read_request(
   arguments: Sequence[str],
   prompts_file: str | os.PathLike | None = None,
   picture: str | os.PathLike | None = None,
+  demo: bool = False,
+  bundle: str | os.PathLike | None = None,
 ) -> Request:
-  """The prompts from exactly one of the three places.
+  """The prompts from exactly one of the four places.
+
+  Args:
+    arguments: prompts.
+    prompts_file: see `read_prompts_file`.
+    picture: a PNG whose recipe is drawn again.
+    demo: the prompts that come with `bundle`.
 
   Raises:
     ValueError: none or several are given, or a file says something else.
     OSError: a file cannot be read.
   """
-  given = [bool(arguments), prompts_file is not None, picture is not None]
-  if sum(given) != 1:
+  places = (bool(arguments), prompts_file, picture, demo)
+  given = sum(place is not None and place is not False for place in places)
+  if given != 1:
     raise ValueError(
-      "Give prompts as arguments, or --prompts_file, or --from, and only one"
-      f" of them; got {sum(given) or 'none'}."
+      "Give prompts as arguments, or one of --prompts_file, --from and --demo;"
+      f" got {'several' if given else 'none'} of them."
     )
+  if demo:
+    return demo_request(bundle)
   if picture is not None:
     recipe = pictures.read_recipe(picture)
     return Request([recipe.prompt], [False], recipe)

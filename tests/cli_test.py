@@ -73,4 +73,4 @@ def test_help_shows_the_docstring_and_the_flags(script):
   assert done.returncode == 0
   assert done.stdout.startswith("Draws nothing.")
   assert "--count" in done.stdout
-  assert "[default: 3]" in done.stdout or "[default: '3']" in done.stdout
+  assert "How many. [default: 3]" in done.stdout
