@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -145,9 +146,8 @@ class FolderSource:
     self._flip = flip and train
     good, self.failures, self.num_enlarged = self._scan(small)
     self._check_share(len(good), max_bad_share)
-    self.pairs = [
-      p for p in good if _is_heldout(p.name, heldout_share) != train
-    ]
+    held = _heldout_names([p.name for p in good], heldout_share)
+    self.pairs = [p for p in good if (p.name not in held) == train]
     if not self.pairs:
       raise ValueError(
         f"None of the {len(good)} pictures in {self.folder} fall into the"
@@ -232,6 +232,19 @@ def _caption_file(path: Path) -> Path:
   raise ValueError(f"no {path.stem}.txt or {path.stem}.json beside it")
 
 
-def _is_heldout(name: str, share: float) -> bool:
+def _heldout_names(names: Sequence[str], share: float) -> set[str]:
+  """The names whose hash is low: a file stays where it is as others come.
+
+  A small folder gives at least one, if any are wanted.
+  """
+  if not share:
+    return set()
+  hashes = {name: _hash(name) for name in names}
+  held = {name for name, value in hashes.items() if value < share}
+  return held or {min(names, key=hashes.get)}
+
+
+def _hash(name: str) -> float:
+  """In [0, 1)."""
   digest = hashlib.sha256(("folder " + name).encode()).digest()
-  return int.from_bytes(digest[:8], "big") < share * 2**64
+  return int.from_bytes(digest[:8], "big") / 2**64

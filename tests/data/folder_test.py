@@ -167,6 +167,10 @@ def test_splits_share_nothing_and_lose_nothing(tmp_path):
   held = {p.name for p in source(tmp_path, "heldout", heldout_share=0.3).pairs}
   assert not train & held and len(train | held) == 40
   assert 3 <= len(held) <= 22
+  (name,) = {
+    p.name for p in source(tmp_path, "heldout", heldout_share=1e-9).pairs
+  }
+  assert name in held  # a few pictures still give one to look at
   with pytest.raises(ValueError, match="fall into the split 'heldout'"):
     source(tmp_path, "heldout")
 
