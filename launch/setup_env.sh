@@ -26,6 +26,13 @@ case "$BUILD" in
   *) fail "STAR_JAX is cpu, cuda12, cuda13 or tpu, got '$BUILD'." ;;
 esac
 
+[[ "$VENV" == /* ]] || fail "STAR_VENV is an absolute path, got '$VENV'."
+# Making an environment empties its folder.
+if [[ -n "$(ls -A "$VENV" 2>/dev/null)" && ! -f "$VENV/pyvenv.cfg" ]]; then
+  fail "$VENV holds files but is no Python environment; remove it or set" \
+    "STAR_VENV to another folder."
+fi
+
 # What the environment was made from. Editing a file, this script, the build
 # of jax or the place of the repository makes it again.
 wanted() {
