@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from star_jax.data.folder import FolderSource, read_captions
+from star_jax.data.folder import FolderSource, open_rgb, read_captions
 
 SIZE = (16, 24)
 
@@ -158,6 +158,18 @@ def test_small_pictures(tmp_path):
   assert found.example(1, 0)[0].shape == (*SIZE, 3)
   with pytest.warns(UserWarning, match="8 x 8 pixels are fewer than the crop"):
     assert len(source(tmp_path, small="skip", max_bad_share=0.5)) == 1
+
+
+def test_large_photos_are_read_at_a_lower_resolution(tmp_path):
+  photo = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
+  path = add(tmp_path, "photo.jpg", photo)
+  image = open_rgb(path, 24)
+  assert image.size == (80, 60)
+  found = source(tmp_path)
+  assert found.num_enlarged == 0
+  # A gradient from black to white, top to bottom, as in the full picture.
+  column = found.example(0, 0)[0][:, 0, 0].astype(int)
+  assert column[0] < 40 and column[-1] > 215 and (np.diff(column) >= 0).all()
 
 
 def test_splits_share_nothing_and_lose_nothing(tmp_path):
