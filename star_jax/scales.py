@@ -97,16 +97,12 @@ class ScaleSchedule:
   def begin_ends(self) -> tuple[tuple[int, int], ...]:
     """K pairs of offsets into the concatenation of all scales."""
     ends = np.cumsum(self.lengths)
-    return tuple(
-      (int(end) - n, int(end)) for end, n in zip(ends, self.lengths)
-    )
+    return tuple((int(end) - n, int(end)) for end, n in zip(ends, self.lengths))
 
   @functools.cached_property
   def level_ids(self) -> np.ndarray:
     """int32 [L]: which scale each token belongs to."""
-    return np.repeat(
-      np.arange(self.num_scales, dtype=np.int32), self.lengths
-    )
+    return np.repeat(np.arange(self.num_scales, dtype=np.int32), self.lengths)
 
   def scale_mask(self) -> np.ndarray:
     """bool [L, L], True where a query (row) may see a key: own and coarser."""
