@@ -1,6 +1,7 @@
 """Requirement files, launch scripts and licences say what is true."""
 
 import ast
+import functools
 import importlib.metadata
 import os
 import re
@@ -74,10 +75,15 @@ def _third_party_imports(folders) -> dict[str, str]:
   return found
 
 
+@functools.cache
+def _providers() -> dict[str, list[str]]:
+  """Top-level module -> installed distributions; reads every one of them."""
+  return dict(importlib.metadata.packages_distributions())
+
+
 def _distributions(module: str) -> set[str]:
   """Installed distributions that provide a module; its own name if none."""
-  names = importlib.metadata.packages_distributions().get(module, [module])
-  return {_normal(name) for name in names}
+  return {_normal(name) for name in _providers().get(module, [module])}
 
 
 def test_every_import_is_a_requirement():
