@@ -65,13 +65,10 @@ class Samples:
 def load(path: str | os.PathLike | None = None) -> StarPipeline:
   """Loads a bundle; without a path the one that ships with the package.
 
-  Compiled programs are kept on disk, see `star_jax.compilation`.
-
   Raises:
     ValueError: no bundle there, an incomplete or damaged one, or its text
       encoder is another one than it was trained with.
   """
-  use_compilation_cache()
   return StarPipeline(load_bundle(path))
 
 
@@ -89,7 +86,11 @@ class StarPipeline:
   """
 
   def __init__(self, bundle: Bundle, text_encoder: TextEncoder | None = None):
-    """`text_encoder` replaces the one that the bundle names, unchecked."""
+    """Compiled programs are kept on disk, see `star_jax.compilation`.
+
+    `text_encoder` replaces the one that the bundle names, unchecked.
+    """
+    use_compilation_cache()
     self.bundle = bundle
     self.image_size = bundle.tokenizer_config.image_size
     self._vqvae = VQVAE(bundle.tokenizer_config)

@@ -180,10 +180,10 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
     ValueError: nothing there, half-written, damaged, of another format or
       version, or tensors that do not fit the settings.
   """
-  if directory is None and not DEFAULT_BUNDLE.exists():
+  if directory is None and not (DEFAULT_BUNDLE / "bundle.json").exists():
     raise ValueError(
-      f"This copy of star_jax ships no model ({DEFAULT_BUNDLE} is missing);"
-      " give the folder of a bundle."
+      f"This copy of star_jax ships no model ({DEFAULT_BUNDLE} has no"
+      " bundle.json); give the folder of a bundle."
     )
   directory = Path(directory or DEFAULT_BUNDLE)
   header = _read_header(directory)

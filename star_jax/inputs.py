@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from star_jax.data import transforms
 from star_jax.tokenizer.config import VQVAEConfig
 
 
@@ -61,8 +62,8 @@ def to_model_input(
 ) -> np.ndarray:
   """Any picture -> float32 [H, W, 3] in [-1, 1] of the tokenizer's size.
 
-  Transparency goes onto white; the picture is cropped around its centre to
-  the aspect ratio and resized.
+  As for training: transparency goes onto white; the picture is cropped around
+  its centre to the aspect ratio and resized.
 
   Args:
     picture: PIL image, uint8 array [h, w, 3], or a path.
@@ -72,27 +73,8 @@ def to_model_input(
     ValueError: not a picture.
     OSError: the file cannot be read.
   """
-  image = _open(picture)
-  if image.mode.startswith(("I", "F")):
-    raise ValueError(
-      f"Pictures have 8 bits per channel, got one of mode {image.mode};"
-      " convert it to RGB first."
-    )
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    image = Image.alpha_composite(white, image)
-  image = image.convert("RGB")
-  height, width = size
-  if image.size != (width, height):
-    scale = max(width / image.width, height / image.height)
-    # Cropped first: a filter that sees beyond the crop mixes its edge in.
-    box_w = max(1, round(width / scale))
-    box_h = max(1, round(height / scale))
-    left, top = (image.width - box_w) // 2, (image.height - box_h) // 2
-    image = image.crop((left, top, left + box_w, top + box_h))
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-  return np.asarray(image, np.float32) / 127.5 - 1
+  image = transforms.to_rgb(_open(picture))
+  return transforms.to_unit_range(transforms.resize_and_crop(image, size))
 
 
 def _open(picture) -> Image.Image:

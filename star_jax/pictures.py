@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from star_jax.data import transforms
+
 RECIPE_KEY = "star_jax"
 _INK, _PAPER, _MARK = (25, 25, 25), (255, 255, 255), (190, 30, 30)
 _GAP = 8  # pixels between cells
@@ -59,8 +61,7 @@ class Recipe:
 
 def to_pil(image_HW3: np.ndarray) -> Image.Image:
   """Float [-1, 1] -> 8-bit RGB, rounded to the nearest level."""
-  levels = np.clip((np.asarray(image_HW3) + 1) * 127.5, 0, 255)
-  return Image.fromarray(np.rint(levels).astype(np.uint8))
+  return Image.fromarray(transforms.to_uint8(image_HW3))
 
 
 def save_png(

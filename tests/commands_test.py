@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from star_jax import commands, pictures, testing
+from star_jax.data import concepts, scene_text
 
 ROOT = Path(commands.__file__).parents[1]
 PROMPTS = ["a red heart", "two ❤ / hearts"]
@@ -140,6 +141,27 @@ def test_demo_prompts_lie_beside_the_bundle(tmp_path):
   assert request.heldout == [True, False]
   with pytest.raises(ValueError, match="no demo prompts"):
     commands.demo_request(tmp_path / "absent")
+
+
+def test_shipped_demo_marks_exactly_what_was_held_out():
+  request = commands.demo_request()
+  assert len(request.prompts) == 12
+  for prompt, held in zip(request.prompts, request.heldout):
+    try:
+      facts = scene_text.read_caption(prompt)
+    except ValueError:
+      assert not held, prompt  # an icon, not a scene
+      continue
+    things = [thing.concept for thing in facts.things]
+    expected = any(
+      concepts.is_heldout_pair(thing.colour, thing.concept)
+      for thing in facts.things
+    ) or any(
+      concepts.is_heldout_triple(things[i], relation, things[j])
+      for i, relation, j in facts.relations
+    )
+    assert held == expected, prompt
+  assert any(request.heldout) and not all(request.heldout)
 
 
 def test_an_unwritable_folder_is_named(bundle, tmp_path):
