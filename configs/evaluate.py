@@ -23,4 +23,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   c.tokenizer = ConfigDict()
   c.tokenizer.num_scale_pictures = 100
+
+  c.scenes = ConfigDict()
+  # Scenes for the two ceilings: the generator's pictures, as they are and
+  # through the tokenizer.
+  c.scenes.num_ceiling = 300
   return c

@@ -39,8 +39,10 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
   from star_jax.bundle import load_bundle
+  from star_jax.compilation import use_compilation_cache
   from star_jax.metrics.evaluate import evaluate
 
+  use_compilation_cache()
   config = _CONFIG.value
   if _N.value is not None:
     config.n = _N.value

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from star_jax.api import StarPipeline
 from star_jax.bundle import Bundle
 from star_jax.data.art.store import ArtStore, load_art
 from star_jax.metrics.reconstruction import reconstruct
@@ -28,6 +29,10 @@ class Context:
   @functools.cached_property
   def store(self) -> ArtStore:
     return load_art(self.config.art_dir or None)
+
+  @functools.cached_property
+  def pipeline(self) -> StarPipeline:
+    return StarPipeline(self.bundle)
 
   @property
   def image_size(self) -> tuple[int, int]:

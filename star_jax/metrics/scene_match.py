@@ -205,7 +205,6 @@ class SceneMatcher:
     allowed = None
     if style is not None:
       allowed = np.flatnonzero(self.bank.styles == style)
-    places = self._coarse(levels[COARSE], allowed)
     survivors: dict[int, np.ndarray] = {}
     best = self._search(levels, levels[COARSE], allowed, survivors, [])
     # What stands out less is hidden among the near-misses of what stands out

@@ -1,0 +1,92 @@
+"""Generated pictures for given prompts, kept on disk chunk by chunk.
+
+A run that was stopped goes on with the first chunk that is not there. The
+folder's name is a hash of all that decides the pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from star_jax.api import StarPipeline
+from star_jax.metrics.progress import Progress
+
+CHUNK = 64
+
+
+def generate(
+  pipeline: StarPipeline,
+  prompts: Sequence[str],
+  *,
+  seed: int,
+  batch: int,
+  settings: Mapping[str, Any],
+  folder: Path,
+  label: str,
+) -> np.ndarray:
+  """One picture a prompt: uint8 [N, H, W, 3].
+
+  Args:
+    pipeline: the model.
+    prompts: N of them.
+    seed: chunk c of CHUNK prompts is drawn with a seed of its own made from
+      this one, so that any chunk can be drawn alone.
+    batch: pictures drawn at once.
+    settings: sampling knobs that replace the bundle's.
+    folder: where chunks are kept.
+    label: of the progress line.
+  """
+  chosen = pipeline.settings(**settings)
+  identity = {
+    "bundle": pipeline.bundle.hash,
+    "seed": seed,
+    "batch": batch,
+    "settings": chosen,
+    "prompts": list(prompts),
+  }
+  text = json.dumps(identity, sort_keys=True).encode()
+  place = folder / hashlib.sha256(text).hexdigest()[:16]
+  place.mkdir(parents=True, exist_ok=True)
+  progress = Progress(label)
+  out = []
+  for start in range(0, len(prompts), CHUNK):
+    path = place / f"{start:06d}.npz"
+    image = _read(path)
+    if image is None:
+      drawn = pipeline.sample_all(
+        prompts[start : start + CHUNK],
+        _chunk_seed(seed, start // CHUNK),
+        batch=batch,
+        **chosen,
+      )
+      image = np.stack([np.asarray(picture) for picture in drawn.images])
+      _write(path, image, drawn.tokens_BL)
+    out.append(image)
+    progress(min(start + CHUNK, len(prompts)), len(prompts))
+  return np.concatenate(out)
+
+
+def _chunk_seed(seed: int, chunk: int) -> int:
+  return int(np.random.SeedSequence((seed, chunk)).generate_state(1)[0])
+
+
+def _read(path: Path) -> np.ndarray | None:
+  """The pictures of a chunk, None when it is absent or not whole."""
+  try:
+    with np.load(path) as data:
+      return data["image"]
+  except (OSError, ValueError, KeyError, EOFError):
+    return None
+
+
+def _write(path: Path, image: np.ndarray, tokens: np.ndarray) -> None:
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
+  np.savez_compressed(temporary, image=image, tokens=tokens)
+  os.replace(temporary, path)

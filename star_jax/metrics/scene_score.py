@@ -1,0 +1,120 @@
+"""How well the objects found in a picture agree with a caption's facts."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from star_jax.data.scene_text import Facts
+from star_jax.metrics.scene_match import Detection
+from star_jax.metrics.wilson import Share
+
+# A relation needs centres this far apart along its axis, in mean sizes; and
+# farther along it than across.
+ALONG = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneScore:
+  """One bool for each thing the caption states.
+
+  objects: is an object of this kind there. colours: is it there and in its
+  colour; only for objects whose colour is named. relations: are both objects
+  there, standing so. count: as many objects as stated, no more, no less.
+  """
+
+  objects: tuple[bool, ...]
+  colours: tuple[bool, ...]
+  relations: tuple[bool, ...]
+  count: bool
+
+  @property
+  def everything(self) -> bool:
+    """Every stated fact is true."""
+    return all((*self.objects, *self.colours, *self.relations))
+
+
+def holds(a: Detection, relation: str, b: Detection) -> bool:
+  """Whether a stands left of / right of / above / below b."""
+  dx = a.centre[0] - b.centre[0]
+  dy = a.centre[1] - b.centre[1]
+  along, across = (dx, dy) if relation in ("left", "right") else (dy, dx)
+  if relation in ("left", "above"):
+    along = -along
+  size = (a.size + b.size) / 2
+  return along >= ALONG * size and along > abs(across)
+
+
+def score_scene(facts: Facts, found: Sequence[Detection]) -> SceneScore:
+  """Compares a caption with what was found.
+
+  Each object of the caption may claim one detection of its kind; of all ways
+  to do so the one that makes most facts true is taken (two dogs may be told
+  apart by colour or place).
+  """
+  options = [
+    [None, *(i for i, d in enumerate(found) if d.entry.concept == t.concept)]
+    for t in facts.things
+  ]
+  best = None
+  for claim in itertools.product(*options):
+    taken = [i for i in claim if i is not None]
+    if len(set(taken)) < len(taken):
+      continue
+    score = _score(facts, [None if i is None else found[i] for i in claim])
+    value = (
+      sum(score.objects),
+      sum(score.colours) + sum(score.relations),
+    )
+    if best is None or value > best[0]:
+      best = (value, score)
+  assert best is not None  # the claim of nothing at all always exists
+  return dataclasses.replace(best[1], count=len(found) == len(facts.things))
+
+
+def _score(facts: Facts, claim: Sequence[Detection | None]) -> SceneScore:
+  pairs = list(zip(facts.things, claim))
+  return SceneScore(
+    objects=tuple(d is not None for _, d in pairs),
+    colours=tuple(
+      d is not None and d.entry.colour == t.colour
+      for t, d in pairs
+      if t.colour is not None
+    ),
+    relations=tuple(
+      claim[i] is not None
+      and claim[j] is not None
+      and holds(claim[i], relation, claim[j])
+      for i, relation, j in facts.relations
+    ),
+    count=False,
+  )
+
+
+def shares(scores: Sequence[SceneScore]) -> dict[str, Share]:
+  """Accuracies over all stated facts of all scenes, with their intervals."""
+  return {
+    "objects": Share.of([x for s in scores for x in s.objects]),
+    "colours": Share.of([x for s in scores for x in s.colours]),
+    "relations": Share.of([x for s in scores for x in s.relations]),
+    "count": Share.of([s.count for s in scores]),
+    "everything": Share.of([s.everything for s in scores]),
+  }
+
+
+def derangement(n: int, seed: int) -> np.ndarray:
+  """A shuffle of range(n) that leaves nothing in its place (n >= 2).
+
+  Raises:
+    ValueError: n < 2.
+  """
+  if n < 2:
+    raise ValueError(f"A shuffled control needs at least 2 scenes, got {n}.")
+  # A random cycle: everybody gets the next one's caption.
+  order = np.random.default_rng((seed, 3)).permutation(n)
+  out = np.empty(n, np.int64)
+  out[order] = np.roll(order, -1)
+  return out
