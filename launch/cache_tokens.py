@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from star_jax.cli import run_main
@@ -32,6 +32,7 @@ def main(argv):
     raise ValueError("--config is needed, as in --config=configs/NAME.py.")
   from star_jax.train.build_cache import build_cache
 
+  logging.set_verbosity(logging.WARNING)
   path = build_cache(_CONFIG.value.lock(), _SPLITS.value)
   print(f"The token cache is in {path}.")
 

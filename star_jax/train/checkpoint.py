@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -105,10 +107,9 @@ class Checkpointer:
       if kept
       else "there is no earlier checkpoint"
     )
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return SaveError(
       f"Checkpoint {step} could not be written to {self.directory}"
-      f" ({reason}); {intact}."
+      f" ({_reason(error)}); {intact}."
     )
 
   def restore_latest(
@@ -149,7 +150,6 @@ class Checkpointer:
 
   def _set_aside(self, step: int, error: Exception) -> None:
     path = self.directory / str(step)
-    reason = " ".join(str(error).split())[:200]
     aside = path.with_name(f"{step}{UNREADABLE}")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
@@ -157,7 +157,7 @@ class Checkpointer:
       "Checkpoint %s is unreadable (%s); it is now %s and the one before it"
       " is tried.",
       path,
-      reason,
+      _reason(error),
       aside.name,
     )
     self._manager.close()
@@ -173,6 +173,17 @@ class Checkpointer:
 
 class SaveError(OSError):
   """A checkpoint could not be written."""
+
+
+def _reason(error: Exception) -> str:
+  """Why, in a few words: the system's own where the storage layer quotes it."""
+  text = " ".join(str(error).split())
+  quoted = re.search(r"os_error_code='(\d+)'", text)
+  if quoted:
+    return os.strerror(int(quoted.group(1)))
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return text[:200] or type(error).__name__
 
 
 def _complete_steps(directory: Path, without: int | None) -> list[int]:

@@ -1,0 +1,179 @@
+"""The loop: exact restarts, signals, bad losses, starting points."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from star_jax.train.logging import read_metrics
+from star_jax.train.loop import NonFiniteError, build_task, train_and_evaluate
+from tests.train import fake
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def losses(workdir, split="train"):
+  return {
+    row["step"]: row["loss"]
+    for row in read_metrics(workdir)
+    if row["split"] == split
+  }
+
+
+def run(workdir, task=None, **changes):
+  config = fake.config(**changes)
+  return train_and_evaluate(config, workdir, task=task or fake.FakeTask(config))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("unbroken")
+  assert run(workdir)["step"] == 8
+  return workdir
+
+
+def test_a_run_learns_logs_every_step_and_exports(unbroken):
+  found = losses(unbroken)
+  assert list(found) == list(range(1, 9))
+  assert found[8] < found[1]
+  assert set(losses(unbroken, "heldout")) == {4, 8}
+  assert (unbroken / "exported.npy").exists()
+  curves = json.loads((unbroken / "curves.json").read_text())["curves"]
+  assert len(curves["train/loss_k"][0][1]) == 2
+  assert sorted(p.name for p in (unbroken / "checkpoints").iterdir()) == [
+    "6",
+    "8",
+  ]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_the_restart_repeats_nothing(
+  name, unbroken, tmp_path, capsys
+):
+  config = fake.config()
+
+  def stop(step):
+    if step == 4:
+      os.kill(os.getpid(), getattr(signal, name))
+
+  stopping = fake.FakeTask(config, on_step=stop)
+  summary = train_and_evaluate(config, tmp_path, task=stopping)
+  assert summary == {"step": 4, "stopped": name, "exported": None}
+  assert "the same command goes on" in capsys.readouterr().out
+  assert run(tmp_path)["step"] == 8
+  # Bitwise: JSON keeps every digit.
+  assert losses(tmp_path) == losses(unbroken)
+  assert losses(tmp_path, "heldout") == losses(unbroken, "heldout")
+  np.testing.assert_array_equal(
+    np.load(tmp_path / "exported.npy"), np.load(unbroken / "exported.npy")
+  )
+
+
+def test_a_killed_run_goes_on_with_the_losses_of_an_unbroken_one(
+  unbroken, tmp_path
+):
+  script = f"""
+    import os, signal, sys
+    sys.path[:0] = [{str(ROOT)!r}, {str(Path(fake.__file__).parent)!r}]
+    import fake
+    import jax
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", {jax.device_count()})
+    jax.config.update("jax_default_matmul_precision", "highest")
+    from star_jax.train.loop import train_and_evaluate
+
+    def die(step):
+      if step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    config = fake.config(async_checkpoints=False)
+    task = fake.FakeTask(config, on_step=die)
+    train_and_evaluate(config, {str(tmp_path)!r}, task=task)
+  """
+  died = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(script)], capture_output=True
+  )
+  assert died.returncode == -signal.SIGKILL, died.stderr.decode()[-2000:]
+  assert max(losses(tmp_path)) < 8
+  run(tmp_path)
+  assert losses(tmp_path) == losses(unbroken)
+
+
+def test_a_finished_run_trains_no_further(unbroken):
+  before = losses(unbroken)
+  assert run(unbroken)["step"] == 8
+  assert losses(unbroken) == before
+
+
+def test_a_non_finite_loss_stops_the_run_and_is_never_saved(tmp_path):
+  config = fake.config(log_every=2)
+  task = fake.FakeTask(config, nan_at=5)
+  with pytest.raises(
+    NonFiniteError, match=r"nan at step 6 .* up to step 5.* checkpoint 3 is"
+  ):
+    train_and_evaluate(config, tmp_path, task=task)
+  assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_init_from_takes_averaged_parameters_and_starts_at_step_zero(
+  unbroken, tmp_path
+):
+  config = fake.config(init_from=str(unbroken), num_steps=1)
+  # So small that the one step changes nothing.
+  config.optimizer.learning_rate = 1e-20
+  train_and_evaluate(config, tmp_path, task=fake.FakeTask(config))
+  assert list(losses(tmp_path)) == [1]
+  np.testing.assert_array_equal(
+    np.load(tmp_path / "exported.npy"), np.load(unbroken / "exported.npy")
+  )
+
+
+def test_init_from_without_a_checkpoint_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"No checkpoint in .*nothing"):
+    run(tmp_path / "run", init_from=str(tmp_path / "nothing"))
+
+
+def test_checkpoint_of_another_model_is_refused(unbroken):
+  config = fake.config()
+  task = fake.FakeTask(config)
+  task.width = 5
+  with pytest.raises(
+    ValueError, match=r"another configuration: model.width is 4 there and 5"
+  ):
+    train_and_evaluate(config, unbroken, task=task)
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path):
+  config = fake.config()
+
+  def second(step):
+    if step == 1:
+      with pytest.raises(ValueError, match="in use by another run"):
+        run(tmp_path)
+
+  task = fake.FakeTask(config, on_step=second)
+  assert train_and_evaluate(config, tmp_path, task=task)["step"] == 8
+
+
+def test_unwritable_workdir_is_refused_in_one_sentence(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match=r"workdir .*file/run cannot be written"):
+    run(tmp_path / "file" / "run")
+
+
+def test_unknown_stage_names_the_known_ones():
+  with pytest.raises(ValueError, match="tokenizer, transformer, got 'fake'"):
+    build_task(fake.config())
+
+
+def test_pictures_are_saved_at_their_steps(tmp_path):
+  run(tmp_path, sample_every=5)
+  names = sorted(p.name for p in (tmp_path / "samples").iterdir())
+  assert names == ["shade-0000005.png", "shade-0000008.png"]
