@@ -247,7 +247,8 @@ def _store(key: str, x: Any, storage: str) -> np.ndarray:
     raise ValueError(f"Parameter {key} has values that are not finite.")
   if x.ndim < 2 or "quantizer" in key:
     return x
-  stored = x.astype(jnp.dtype(storage))
+  with np.errstate(over="ignore"):
+    stored = x.astype(jnp.dtype(storage))
   if not np.isfinite(stored.astype(np.float32)).all():
     raise ValueError(
       f"Parameter {key} has values beyond the range of {storage}; store"

@@ -114,16 +114,16 @@ def test_log_prob_sums_the_teacher_forced_log_softmax(star, drawn):
   per_scale = star.log_prob(tokens, prompt, per_scale=True)
   assert isinstance(total, float) and per_scale.shape == (3,)
   assert total == pytest.approx(per_scale.sum(), rel=1e-6)
-  x_BLCv = star._vqvae.apply(
-    {"params": star.bundle.params["tokenizer"]},
-    tokens[None],
-    method="teacher_forcing_input",
-  )
-  logits_BLV = star._star.apply(
-    {"params": star.bundle.params["star"]},
-    x_BLCv,
-    star.text_encoder.encode([prompt]),
-  )
+
+  @jax.jit
+  def teacher_forced(params, idx_BL, text):
+    x_BLCv = star._vqvae.apply(
+      {"params": params["tokenizer"]}, idx_BL, method="teacher_forcing_input"
+    )
+    return star._star.apply({"params": params["star"]}, x_BLCv, text)
+
+  text = star.text_encoder.encode([prompt])
+  logits_BLV = teacher_forced(star.bundle.params, tokens[None], text)
   log_p_LV = np.asarray(jax.nn.log_softmax(logits_BLV[0]), np.float64)
   expected = log_p_LV[np.arange(14), tokens]
   assert total == pytest.approx(expected.sum(), abs=1e-3)
