@@ -88,7 +88,7 @@ def test_nearest_is_the_smallest_distance():
 
 
 def test_znorm_chooses_by_angle_and_keeps_the_length_of_the_code():
-  quantizer, params, _ = _by_hand()
+  quantizer, _, _ = _by_hand()
   config = dataclasses.replace(
     quantizer.config, code_dim=2, vocab_size=2, using_znorm=True
   )

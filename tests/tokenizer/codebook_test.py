@@ -1,0 +1,80 @@
+"""Data-dependent start and revival of dead codes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.scales import ScaleSchedule
+from star_jax.tokenizer import codebook
+from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.quantizer import Quantizer
+
+CONFIG = VQVAEConfig(
+  schedule=ScaleSchedule.from_patch_nums([1, 2, 4]),
+  vocab_size=32,
+  code_dim=4,
+  ch=8,
+  ch_mult=(1,),
+  num_res_blocks=1,
+)
+
+
+def _setup():
+  quantizer = Quantizer(CONFIG)
+  f_BhwCv = 5 + jax.random.normal(jax.random.key(0), (16, 4, 4, 4))
+  params = quantizer.init(jax.random.key(1), f_BhwCv)["params"]
+  return quantizer, {"quantizer": params, "decoder": {"w": 1}}, f_BhwCv
+
+
+def test_start_from_features_uses_the_codebook_and_lowers_the_loss():
+  quantizer, params, f = _setup()
+  started = codebook.init_codebook_from_features(
+    params, f, jax.random.key(2), CONFIG
+  )
+
+  def run(params):
+    out = quantizer.apply({"params": params["quantizer"]}, f)
+    return float(out.vq_loss), float(np.mean(np.any(out.usage_KV, axis=0)))
+
+  loss_before, used_before = run(params)
+  loss, used = run(started)
+  assert used >= 0.9 > used_before
+  assert loss < 0.2 * loss_before
+  codes = started["quantizer"]["codebook_VCv"]
+  assert len(np.unique(codes, axis=0)) == CONFIG.vocab_size
+  # Nothing else changes, and the input is left alone.
+  assert started["decoder"] is params["decoder"]
+  assert float(jnp.abs(params["quantizer"]["codebook_VCv"]).max()) < 0.1
+
+
+def test_start_from_few_images_fills_the_codebook():
+  _, params, f = _setup()
+  started = codebook.init_codebook_from_features(
+    params, f[:1], jax.random.key(2), CONFIG
+  )
+  codes = started["quantizer"]["codebook_VCv"]
+  assert codes.shape == (32, 4)
+  assert len(np.unique(codes, axis=0)) == 32
+
+
+def test_only_dead_codes_are_revived_and_by_distinct_candidates():
+  codes = jnp.zeros((6, 2))
+  usage = jnp.array([1.0, 0.0, 0.5, 0.05, 2.0, 0.1])
+  candidates = 10 + jnp.arange(20.0).reshape(10, 2)
+  new, dead = jax.jit(codebook.revive_codes, static_argnums=4)(
+    codes, usage, candidates, jax.random.key(0), 0.1
+  )
+  np.testing.assert_array_equal(dead, [0, 1, 0, 1, 0, 0])
+  np.testing.assert_array_equal(new[~dead], 0)
+  revived = np.asarray(new[dead])
+  distance = np.abs(revived[:, None] - candidates[None]).max(-1)
+  assert distance.min(1).max() < 0.5
+  assert len(set(distance.argmin(1))) == 2
+
+
+def test_more_codes_than_candidates():
+  drawn = codebook.draw_candidates(
+    jnp.array([[1.0], [2.0]]), 5, jax.random.key(0)
+  )
+  assert drawn.shape == (5, 1)
+  assert len(np.unique(drawn)) == 5
