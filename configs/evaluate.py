@@ -24,8 +24,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.tokenizer = ConfigDict()
   c.tokenizer.num_scale_pictures = 100
 
+  c.precision = ConfigDict(dict(n=64, dtype="bfloat16"))
+
   c.scenes = ConfigDict()
   # Scenes for the two ceilings: the generator's pictures, as they are and
   # through the tokenizer.
   c.scenes.num_ceiling = 300
+
+  c.icons = ConfigDict()
+  c.icons.num_ceiling = 500  # real pictures through the tokenizer
+  # Augmentation of real pictures, as in configs/data.py.
+  c.icons.white_share = 0.3
+  c.icons.min_scale = 0.8
+  c.icons.augmentation_seed = 1_000_003
+
+  c.copy = ConfigDict(dict(num_real=300))
+
+  c.ranking = ConfigDict(dict(n=100))
   return c

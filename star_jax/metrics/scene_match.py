@@ -74,7 +74,7 @@ class _Place:
   explained: float = 0.0
 
 
-def _fit_background(lab: np.ndarray) -> np.ndarray:
+def fit_background(lab: np.ndarray) -> np.ndarray:
   """The smooth background as a plane per channel, float32 [H, W, 3].
 
   Robust: starts at the rim and reweights by distance, so that objects do not
@@ -196,7 +196,7 @@ class SceneMatcher:
     """
     work, unit = _working_copy(image)
     lab = rgb_to_oklab(work)
-    background = _fit_background(lab)
+    background = fit_background(lab)
     difference = lab - background
     levels = {
       f: _Level(_shrink(difference, f), _shrink(background, f))
