@@ -9,8 +9,8 @@ import jax
 
 CACHE_ENV = "STAR_CACHE_DIR"
 DEFAULT_FOLDER = "~/.cache/star_jax"
-# Below this a program compiles about as fast as it is read.
-_MIN_COMPILE_SECONDS = 0.2
+# Small programs too: there are dozens of them before the first picture.
+_MIN_COMPILE_SECONDS = 0.0
 
 
 def use_compilation_cache() -> None:
