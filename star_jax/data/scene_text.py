@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from star_jax.data.concepts import CONCEPTS, OPPOSITE, SCENE_STYLES
+from star_jax.data.concepts import (
+  CONCEPTS,
+  OPPOSITE,
+  SCENE_STYLES,
+  is_heldout_pair,
+  is_heldout_triple,
+)
 from star_jax.data.recolor import COLOURS
 
 COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
@@ -201,6 +207,28 @@ def read_caption(caption: str) -> Facts:
       " car left of a blue dog')."
     )
   return Facts(tuple(things), _read_relations(pattern, len(things)), style)
+
+
+def heldout_flags(caption: str) -> tuple[str, ...]:
+  """What of a prompt was never trained on: "pair", "triple", "four".
+
+  Empty for prompts of seen combinations and for those that are not about the
+  objects of the scenes.
+  """
+  try:
+    facts = read_caption(caption)
+  except ValueError:
+    return ()
+  things = facts.things
+  found = {
+    "pair": any(is_heldout_pair(t.colour, t.concept) for t in things),
+    "triple": any(
+      is_heldout_triple(things[i].concept, relation, things[j].concept)
+      for i, relation, j in facts.relations
+    ),
+    "four": len(things) >= 4,
+  }
+  return tuple(flag for flag, present in found.items() if present)
 
 
 def _read_relations(pattern: str, count: int):

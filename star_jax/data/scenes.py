@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from star_jax.data import backgrounds, layouts
 from star_jax.data.concepts import (
@@ -24,8 +23,9 @@ from star_jax.data.concepts import (
   is_heldout_pair,
   is_heldout_triple,
 )
-from star_jax.data.recolor import COLOURS, recolor
+from star_jax.data.recolor import COLOURS
 from star_jax.data.scene_text import Thing, write_caption
+from star_jax.data.sprites import Sprites, blend
 
 __all__ = [
   "COLOURS",
@@ -152,8 +152,7 @@ class SceneGenerator:
         f"The art store has no pictures in the styles"
         f" {', '.join(config.styles)}; launch/prepare_data.py renders them."
       )
-    # Every sprite that was ever drawn; all of them at 64 px take 60 MB.
-    self._sprites: dict[tuple, np.ndarray] = {}
+    self._sprites = Sprites(store)
 
   def with_config(self, **changes) -> SceneGenerator:
     """The same store under another config (split, seed, size, ...)."""
@@ -312,37 +311,8 @@ class SceneGenerator:
   def sprite(
     self, concept: str, style: str, colour: str | None, size: int
   ) -> np.ndarray:
-    """The object alone: uint8 RGBA [size, size, 4], as `render` uses it.
-
-    Args:
-      concept: a key of `CONCEPTS`.
-      style: one of the styles that draw it.
-      colour: a key of `COLOURS`, or None for the original colours.
-      size: side in pixels; the longer side of the object fills it.
-    """
-    base = self._base(concept, style, colour, large=size > 64)
-    image = Image.fromarray(base, "RGBA")
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
-
-  def _base(self, concept, style, colour, large: bool) -> np.ndarray:
-    """A cached square sprite, 64 pixels a side (or 128: `large`)."""
-    key = (concept, style, colour, large)
-    if key in self._sprites:
-      return self._sprites[key]
-    try:
-      position = self.store.index(style, CONCEPTS[concept].key)
-    except KeyError:
-      raise ValueError(
-        f"The style {style!r} has no picture of {concept!r}."
-      ) from None
-    rgba = _crop_square(self.store.rgba(position))
-    if colour is not None:
-      rgba = recolor(rgba, colour)
-    if not large:
-      image = Image.fromarray(rgba, "RGBA")
-      rgba = np.asarray(image.resize((64, 64), Image.Resampling.LANCZOS))
-    self._sprites[key] = rgba
-    return rgba
+    """The object alone, uint8 RGBA [size, size, 4]; see `Sprites.sprite`."""
+    return self._sprites.sprite(concept, style, colour, size)
 
   def render(self, scene: Scene) -> np.ndarray:
     """The picture of a scene: uint8 [H, W, 3]."""
@@ -419,25 +389,3 @@ def _flags(objects: Sequence[SceneObject]) -> tuple[str, ...]:
   if len(objects) >= 4:
     flags.append("four")
   return tuple(f for f in FLAGS if f in flags)
-
-
-def _crop_square(rgba: np.ndarray) -> np.ndarray:
-  """The visible part of a sprite in the middle of the smallest square."""
-  rows = np.flatnonzero((rgba[..., 3] > 16).any(axis=1))
-  columns = np.flatnonzero((rgba[..., 3] > 16).any(axis=0))
-  part = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-  height, width = part.shape[:2]
-  side = max(height, width)
-  square = np.zeros((side, side, 4), np.uint8)
-  top, left = (side - height) // 2, (side - width) // 2
-  square[top : top + height, left : left + width] = part
-  return square
-
-
-def blend(canvas: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
-  """Lays an RGBA sprite over an RGB canvas, in place."""
-  height, width = sprite.shape[:2]
-  part = canvas[y : y + height, x : x + width]
-  alpha = sprite[..., 3:].astype(np.uint16)
-  mixed = sprite[..., :3] * alpha + part * (255 - alpha) + 127
-  part[...] = mixed // 255

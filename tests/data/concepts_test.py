@@ -1,5 +1,6 @@
 import pytest
 
+from star_jax.data import concepts
 from star_jax.data.concepts import (
   CONCEPTS,
   RELATIONS,
@@ -26,6 +27,13 @@ def test_a_tenth_of_the_pairs_is_held_out():
   held = sum(is_heldout_pair(k, c) for k in COLOURS for c in CONCEPTS)
   assert 0.07 < held / (len(COLOURS) * len(CONCEPTS)) < 0.13
   assert not any(is_heldout_pair(None, c) for c in CONCEPTS)
+
+
+def test_colours_that_the_art_has_are_not_held_out():
+  for colour, name in concepts._USUAL_PAIRS:
+    assert colour in COLOURS and name in CONCEPTS
+    assert not is_heldout_pair(colour, name)
+  assert {("red", "car"), ("green", "apple")} <= concepts._USUAL_PAIRS
 
 
 def test_every_colour_and_every_concept_is_mostly_seen():

@@ -1,8 +1,19 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import star_jax
+from star_jax.data.concepts import (
+  CONCEPTS,
+  is_heldout_pair,
+  is_heldout_triple,
+)
+from star_jax.data.recolor import COLOURS
 from star_jax.data.scene_text import (
   Thing,
+  heldout_flags,
   read_caption,
   with_article,
   write_caption,
@@ -84,6 +95,36 @@ def test_articles():
   assert with_article("orange car") == "an orange car"
   assert with_article("purple egg") == "a purple egg"
   assert with_article("umbrella") == "an umbrella"
+
+
+def test_heldout_flags():
+  pairs = [
+    with_article(f"{colour} {name}")
+    for colour in COLOURS
+    for name in CONCEPTS
+    if is_heldout_pair(colour, name)
+  ]
+  assert heldout_flags(pairs[0]) == ("pair",)
+  assert "pair" in heldout_flags(f"{pairs[1]} left of {pairs[2]}")
+  first, second = next(
+    (a, b)
+    for a in CONCEPTS
+    for b in CONCEPTS
+    if is_heldout_triple(a, "left", b)
+  )
+  a, b = with_article(first), with_article(second)
+  assert heldout_flags(f"{b} right of {a}") == ("triple",)
+  assert heldout_flags("four red cars") == ("four",)
+  assert heldout_flags("a red car") == heldout_flags("a pizza") == ()
+
+
+def test_demo_prompts_say_rightly_what_is_held_out():
+  package = Path(star_jax.__file__).parent
+  demos = sorted(package.glob("bundles/*/demo_prompts.json"))
+  assert demos
+  for file in demos:
+    for entry in json.loads(file.read_text()):
+      assert entry["heldout"] == bool(heldout_flags(entry["prompt"])), entry
 
 
 def test_a_caption_without_objects_of_the_scenes():
