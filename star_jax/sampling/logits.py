@@ -15,6 +15,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from star_jax.reductions import argmax_last
+
 # VAR's schedule of the temperature of Gumbel smoothing (its `more_smooth`).
 _SMOOTH_TAU, _SMOOTH_DECAY, _SMOOTH_TAU_MIN = 0.27, 0.95, 0.005
 
@@ -87,7 +89,7 @@ def gumbel_noise(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def draw(logits_BlV: jax.Array, noise_BlV: jax.Array) -> jax.Array:
   """int32 [B, l], a categorical draw by the Gumbel-max trick."""
-  return jnp.argmax(logits_BlV + noise_BlV, axis=-1).astype(jnp.int32)
+  return argmax_last(logits_BlV + noise_BlV)
 
 
 def smooth_weights(

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax.reductions import argmax_last, argmin_last
 from star_jax.tokenizer import resize
 from star_jax.tokenizer.config import VQVAEConfig
 
@@ -226,13 +227,13 @@ class Quantizer(nn.Module):
     if self.config.using_znorm:
       # Only the choice is by cosine; the entry is used as it is stored.
       cosine = _dot(_normalize(z_NCv), _normalize(codes))
-      return jnp.argmax(cosine, axis=-1).astype(jnp.int32)
+      return argmax_last(cosine)
     distance = (
       jnp.sum(jnp.square(z_NCv), axis=-1, keepdims=True)
       + jnp.sum(jnp.square(codes), axis=-1)
       - 2 * _dot(z_NCv, codes)
     )
-    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+    return argmin_last(distance)
 
   def _residual_steps(self, f_BhwCv: jax.Array):
     """Yields (k, idx_Bl, f_hat after scale k), the loop of Algorithm 1."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from star_jax.reductions import argmax_last
 from star_jax.scales import ScaleSchedule
 
 
@@ -36,7 +37,7 @@ def next_scale_loss(
     [K]), loss_tail, acc_tail (last scale). Accuracies are shares in [0, 1].
   """
   loss_BL = token_cross_entropy(logits_BLV, idx_BL)
-  hit_BL = (jnp.argmax(logits_BLV, axis=-1) == idx_BL).astype(jnp.float32)
+  hit_BL = (argmax_last(logits_BLV) == idx_BL).astype(jnp.float32)
   loss_k = scale_means(loss_BL, schedule)
   acc_k = scale_means(hit_BL, schedule)
   loss = jnp.mean(loss_BL)
