@@ -51,7 +51,7 @@ def training(stage: str) -> ConfigDict:
   c.data = "mixture"
   c.data_options = data.options()
   # Of the exported weights.
-  c.licence = "Apache-2.0; the art they were trained on is listed in NOTICE."
+  c.licence = "CC BY-SA 4.0; the art they were trained on is listed in NOTICE."
   return c
 
 

@@ -37,10 +37,10 @@ PRESETS = {
     "drop_path_rate": 0.0,
   },
   "scenes64": {
-    "schedule": [1, 2, 3, 4, 6, 8],
-    "vocab_size": 1024,
+    "schedule": [1, 2, 3, 5, 8, 8],
+    "vocab_size": 2048,
     "code_dim": 16,
-    "depth": 8,
+    "depth": 6,
     "width": 256,
     "num_heads": 4,
     "text_dim": 384,

@@ -1,6 +1,6 @@
 """Stage 2 at 64 px: the text-to-image model that ships with the repository.
 
-Depth 8, width 256, on cached tokens of icons and generated scenes.
+Depth 6, width 256, on cached tokens of icons and generated scenes.
 
   python launch/cache_tokens.py --config=configs/star_scenes64.py
   python launch/train.py --config=configs/star_scenes64.py \
@@ -22,8 +22,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c = common.training("transformer")
   c.num_steps = 60_000
   c.optimizer.schedule = "lin0"
-  c.optimizer.learning_rate = 8e-4
-  c.optimizer.warmup_steps = 1000
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.warmup_steps = 500
   c.optimizer.ema_decay = 0.999
   c.cond_drop_rate = 0.1
   c.model = ConfigDict(PRESETS["test"] if runlocal else model())
@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def model() -> dict:
-  """Depth 8, width 256, for the tokens of the 64 px tokenizer."""
+  """Depth 6, width 256, for the tokens of the 64 px tokenizer."""
   tokens = tokenizer_scenes64.tokenizer()
   return {
     **PRESETS["scenes64"],
