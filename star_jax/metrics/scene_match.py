@@ -193,6 +193,9 @@ class SceneMatcher:
 
     Returns:
       A list of at most MAX_OBJECTS `Detection`s.
+
+    Raises:
+      ValueError: another kind of picture, or a style without sprites.
     """
     work, unit = _working_copy(image)
     lab = rgb_to_oklab(work)
@@ -205,6 +208,11 @@ class SceneMatcher:
     allowed = None
     if style is not None:
       allowed = np.flatnonzero(self.bank.styles == style)
+      if not len(allowed):
+        raise ValueError(
+          f"The known sprites have the styles"
+          f" {', '.join(sorted(set(self.bank.styles)))}, not {style!r}."
+        )
     survivors: dict[int, np.ndarray] = {}
     best = self._search(levels, levels[COARSE], allowed, survivors, [])
     # What stands out less is hidden among the near-misses of what stands out

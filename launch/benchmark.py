@@ -1,0 +1,53 @@
+"""Times a bundle on this machine: sampling, training step, memory, compile.
+
+  python launch/benchmark.py --ckpt=DIR --out=results/benchmark
+
+Prints a markdown table and writes benchmark.md and benchmark.json. Every
+figure is the median of --repeats runs after compilation; compile times are
+those of a process without compilation cache.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import app, flags
+
+from star_jax.cli import run_main
+
+_CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "Sampler batches.")
+_TRAIN_BATCH = flags.DEFINE_integer("train_batch", 32, "Training batch.", 1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Runs per figure.", 1)
+_OUT = flags.DEFINE_string("out", "results/benchmark", "Folder for results.")
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+  from configs import common
+  from star_jax.bundle import load_bundle
+  from star_jax.metrics.benchmark import benchmark, to_markdown, to_whole
+  from star_jax.metrics.report import write_json
+  from star_jax.train.optimizer import build_optimizer
+
+  batches = [to_whole("--batches", b) for b in _BATCHES.value]
+  result = benchmark(
+    load_bundle(_CKPT.value),
+    batches=batches,
+    train_batch=_TRAIN_BATCH.value,
+    optimizer=build_optimizer(common.optimizer(), num_steps=1000),
+    repeats=_REPEATS.value,
+  )
+  text = to_markdown(result)
+  folder = Path(_OUT.value)
+  write_json(folder / "benchmark.json", result)
+  (folder / "benchmark.md").write_text(text + "\n", encoding="utf-8")
+  print(text)
+
+
+if __name__ == "__main__":
+  run_main(main)

@@ -1,0 +1,258 @@
+"""How fast a model samples and trains on this machine, and what it needs.
+
+Compile times come from ahead-of-time compilation with no cache; run times are
+medians over repeats, each waited for until its arrays are there.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.bundle import Bundle
+from star_jax.metrics.report import table
+from star_jax.model.star import Star
+from star_jax.sampling.sampler import (
+  Knobs,
+  SamplerConfig,
+  build_sampler,
+  sample_keys,
+)
+from star_jax.text.states import TextStates
+from star_jax.tokenizer.vqvae import VQVAE
+from star_jax.train.losses import next_scale_loss
+from star_jax.train.optimizer import Optimizer
+from star_jax.train.state import TrainState
+from star_jax.train.step import train_step
+
+
+def to_whole(flag: str, text: str) -> int:
+  """A positive integer from a flag's text.
+
+  Raises:
+    ValueError: it is not one.
+  """
+  if not text.strip().isdigit() or int(text) < 1:
+    raise ValueError(f"{flag} takes positive whole numbers, got {text!r}.")
+  return int(text)
+
+
+def benchmark(
+  bundle: Bundle,
+  *,
+  batches: Sequence[int],
+  train_batch: int,
+  optimizer: Optimizer,
+  repeats: int,
+) -> dict[str, Any]:
+  """All timings of a bundle; JSON-able.
+
+  Args:
+    bundle: with a model in it.
+    batches: sizes the sampler is timed at (guidance on, as by default).
+    train_batch: size of the training batch (cached tokens and text).
+    optimizer: of the training step.
+    repeats: runs per figure; the median is given.
+
+  Raises:
+    ValueError: a bundle of a tokenizer alone.
+  """
+  if bundle.star_config is None:
+    raise ValueError(
+      f"The bundle {bundle.path} holds a tokenizer alone; nothing to sample."
+    )
+  count = sum(np.size(x) for x in jax.tree.leaves(bundle.params["star"]))
+  return {
+    "machine": {
+      "device": jax.devices()[0].device_kind,
+      "devices": jax.device_count(),
+      "processor": platform.processor() or platform.machine(),
+      "jax": jax.__version__,
+      "python": platform.python_version(),
+    },
+    "bundle": bundle.hash,
+    "parameters": int(count),
+    "image_size": list(bundle.tokenizer_config.image_size),
+    "repeats": repeats,
+    "sampling": [_time_sampler(bundle, b, repeats) for b in batches],
+    "training": _time_training(bundle, optimizer, train_batch, repeats),
+  }
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+  """The figures as a table, the machine above it."""
+  rows = [
+    (
+      f"sampling, batch {s['batch']}",
+      f"{s['images_per_second']:.2f} images/s",
+      f"{s['seconds']:.3f} s",
+      f"{s['compile_seconds']:.1f} s",
+      _memory(s),
+    )
+    for s in result["sampling"]
+  ]
+  t = result["training"]
+  rows.append(
+    (
+      f"training step, batch {t['batch']}",
+      f"{t['steps_per_second']:.2f} steps/s",
+      f"{t['seconds']:.3f} s",
+      f"{t['compile_seconds']:.1f} s",
+      _memory(t),
+    )
+  )
+  machine = ", ".join(f"{k} {v}" for k, v in result["machine"].items())
+  head = (
+    f"{result['parameters'] / 1e6:.1f}M parameters,"
+    f" {result['image_size'][0]} x {result['image_size'][1]} px; {machine};"
+    f" medians of {result['repeats']}"
+  )
+  header = ("what", "speed", "time", "compile", "memory (peak; temporaries)")
+  return f"{head}\n\n{table(rows, header)}"
+
+
+def _memory(entry: dict[str, Any]) -> str:
+  temporary = entry["temporary_bytes"]
+  text = "-" if temporary is None else f"{temporary / 2**20:.0f} MiB"
+  return f"{entry['peak_bytes'] / 2**20:.0f} MiB; {text}"
+
+
+def peak_bytes() -> int:
+  """Most memory used so far: of the device, on CPU of this process."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return int(stats["peak_bytes_in_use"])
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def _compile(jitted, *args, **kwargs) -> tuple[Any, dict[str, Any]]:
+  """The compiled program with its compile time and temporaries."""
+  lowered = jitted.lower(*args, **kwargs)
+  start = time.perf_counter()
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - start
+  analysis = compiled.memory_analysis()
+  temporary = getattr(analysis, "temp_size_in_bytes", None)
+  return compiled, {"compile_seconds": seconds, "temporary_bytes": temporary}
+
+
+def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
+  """Median over `repeats` runs after one that is not counted."""
+  jax.block_until_ready(run())
+  times = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    times.append(time.perf_counter() - start)
+  return statistics.median(times)
+
+
+def _text(batch: int, tokens: int, width: int) -> TextStates:
+  """Text states of the right shapes; their values do not matter here."""
+  rng = np.random.default_rng(0)
+  return TextStates(
+    text_BTD=rng.standard_normal((batch, tokens, width), np.float32),
+    text_mask_BT=np.ones((batch, tokens), bool),
+    pooled_BD=rng.standard_normal((batch, width), np.float32),
+  )
+
+
+def _time_sampler(bundle: Bundle, batch: int, repeats: int) -> dict[str, Any]:
+  star, vqvae = Star(bundle.star_config), VQVAE(bundle.tokenizer_config)
+  shape = (bundle.text.max_tokens, bundle.star_config.text_dim)
+  settings = bundle.sampling
+  knobs = Knobs(
+    cfg_scale=np.float32(settings["cfg_scale"]),
+    temperature=np.float32(settings["temperature"]),
+    top_k=np.int32(settings["top_k"]),
+    top_p=np.float32(settings["top_p"]),
+  )
+  args = (
+    jax.device_put(bundle.params),
+    _text(batch, *shape),
+    _text(1, *shape),
+    sample_keys(0, np.arange(batch)),
+    knobs,
+  )
+  sampler = build_sampler(star, vqvae, SamplerConfig())
+  compiled, out = _compile(sampler, *args)
+  seconds = _median_seconds(lambda: compiled(*args), repeats)
+  return {
+    "batch": batch,
+    "seconds": seconds,
+    "images_per_second": batch / seconds,
+    "peak_bytes": peak_bytes(),
+    **out,
+  }
+
+
+def _time_training(
+  bundle: Bundle, optimizer: Optimizer, batch: int, repeats: int
+) -> dict[str, Any]:
+  """One step on cached tokens and text."""
+  config = bundle.star_config
+  star, vqvae = Star(config), VQVAE(bundle.tokenizer_config)
+  rng = np.random.default_rng(0)
+  tokens = (batch, config.schedule.num_tokens)
+  data = {
+    "idx": rng.integers(0, config.vocab_size, tokens).astype(np.int32),
+    "text": _text(batch, bundle.text.max_tokens, config.text_dim),
+  }
+  frozen = {"quantizer": bundle.params["tokenizer"]["quantizer"]}
+
+  def loss_fn(params, extra, frozen, batch, key, train):
+    x_BLCv = vqvae.apply(
+      {"params": frozen}, batch["idx"], method="teacher_forcing_input"
+    )
+    logits_BLV = star.apply(
+      {"params": params},
+      x_BLCv,
+      batch["text"],
+      deterministic=not train,
+      rngs={"drop_path": key},
+    )
+    loss, metrics = next_scale_loss(logits_BLV, batch["idx"], config.schedule)
+    return loss, (metrics, extra)
+
+  params = jax.tree.map(jnp.array, bundle.params["star"])
+  state = TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema_params=None,
+    opt_state=optimizer.tx.init(params),
+    extra={},
+  )
+  key = jax.random.key(0)
+  compiled, out = _compile(
+    train_step,
+    state,
+    frozen,
+    data,
+    key,
+    loss_fn=loss_fn,
+    optimizer=optimizer,
+  )
+
+  def run():
+    nonlocal state
+    state, metrics = compiled(state, frozen, data, key)
+    return metrics
+
+  seconds = _median_seconds(run, repeats)
+  return {
+    "batch": batch,
+    "seconds": seconds,
+    "steps_per_second": 1 / seconds,
+    "peak_bytes": peak_bytes(),
+    **out,
+  }
