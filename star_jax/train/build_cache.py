@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from star_jax.bundle import TextSettings
 from star_jax.data import pipeline
+from star_jax.data.art.store import INDEX, default_art_dir, file_sha256
 from star_jax.data.token_cache import TokenCacheWriter
 from star_jax.text.encoder import load_text_encoder
 from star_jax.train import frozen as frozen_lib
 from star_jax.train.batches import data_config
 
+# Sources that read the art store.
+ART_SOURCES = ("icons", "scenes", "mixture")
 SPLITS = ("train", "heldout")
 
 
@@ -38,11 +42,8 @@ def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
   for split in splits:
     count = options.examples if split == "train" else options.heldout_examples
     identity = frozen_lib.cache_identity(tokenizer, TextSettings.of(text))
-    identity |= {
-      "split": split,
-      "seed": config.seed,
-      "data": source.to_dict(),
-    }
+    identity |= {"split": split, "seed": config.seed}
+    identity |= data_identity(source)
     writer = TokenCacheWriter(
       Path(options.directory) / split,
       identity,
@@ -54,3 +55,20 @@ def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
     )
     writer.build(batches, count, shard_examples=options.shard_examples)
   return Path(options.directory)
+
+
+def data_identity(source) -> dict[str, Any]:
+  """What decides the pictures and captions: options and, where used, art.
+
+  How they are read (place, threads, processes) is left out.
+  """
+  options = source.to_dict()
+  directory = options.pop("art_dir")
+  for name in ("threads", "workers"):
+    options.pop(name)
+  identity = {"data": options}
+  if options["source"] in ART_SOURCES:
+    index = Path(directory or default_art_dir()) / INDEX
+    if index.exists():
+      identity["art"] = file_sha256(index)[:16]
+  return identity

@@ -59,4 +59,4 @@ def _conv_flops(equation) -> int:
   # Inserted zeros (the gradient of a strided convolution) are no work.
   zeros = math.prod(equation.params["lhs_dilation"])
   products = math.prod(equation.outvars[0].aval.shape) * taps
-  return 2 * products // (zeros * equation.params["batch_group_count"])
+  return 2 * products // zeros

@@ -1,0 +1,218 @@
+"""Stage 2: cached and raw batches, condition dropout, refusals, export."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import star_scenes64
+from star_jax.bundle import TextSettings, load_bundle, save_bundle
+from star_jax.data import pipeline
+from star_jax.text.states import TextStates
+from star_jax.train import build_cache, transformer_task
+from star_jax.train import frozen as frozen_lib
+from star_jax.train.batches import data_config
+from star_jax.train.optimizer import build_optimizer
+from star_jax.train.state import init_state
+from star_jax.train.step import train_step
+from star_jax.train.transformer_task import TransformerTask, drop_condition
+
+WINDOW = 6
+
+
+def config(**changes):
+  c = star_scenes64.get_config("runlocal")
+  c.model.update(schedule=(1, 2), depth=1, width=16, text_dim=8, num_heads=2)
+  c.text.max_tokens = WINDOW
+  c.data_options.size = (2, 2)
+  c.cache.update(
+    source="synthetic", examples=16, heldout_examples=8, batch_size=4
+  )
+  c.cond_drop_rate = 0.0
+  c.update(changes)
+  return c
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+  """A tokenizer bundle, and a text encoder that needs no weights."""
+  path = tmp_path_factory.mktemp("tokenizer")
+  star = transformer_task.StarConfig.from_dict(config().model.to_dict())
+  tokenizer = frozen_lib.random_tokenizer(
+    star.schedule, star.vocab_size, star.code_dim
+  )
+  params = jax.tree.map(np.array, tokenizer.params)
+  params["quantizer"]["codebook_VCv"] *= 100  # so that tokens differ
+  save_bundle(
+    path,
+    tokenizer_config=tokenizer.config,
+    tokenizer_params=params,
+    licence="none",
+    storage="float32",
+  )
+  return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch):
+  def load(name, max_tokens, path):
+    return frozen_lib.SyntheticText(8, max_tokens)
+
+  monkeypatch.setattr(transformer_task, "load_text_encoder", load)
+  monkeypatch.setattr(build_cache, "load_text_encoder", load)
+
+
+@pytest.fixture(scope="module")
+def cached(parts, tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      build_cache,
+      "load_text_encoder",
+      lambda name, tokens, path: frozen_lib.SyntheticText(8, tokens),
+    )
+    directory = str(tmp_path_factory.mktemp("cache"))
+    c = config(tokenizer_path=parts)
+    c.cache.directory = directory
+    build_cache.build_cache(c)
+  return directory
+
+
+def task_of(parts, cached=None, **changes):
+  c = config(tokenizer_path=parts, **changes)
+  if cached:
+    c.data = "cache"
+    c.cache.directory = cached
+  return TransformerTask(c)
+
+
+def test_cached_and_raw_batches_give_the_same_loss(parts, cached):
+  # The source is never opened: the pictures are handed over below.
+  raw, from_cache = task_of(parts, data="scenes"), task_of(parts, cached)
+  options = data_config(raw.config)
+  options.source = "synthetic"
+  pictures = next(pipeline.build_dataset(options, "train", 4, raw.config.seed))
+  batches = (
+    raw._encode_text(pictures),
+    from_cache._cache("train").rows(range(4)),
+  )
+  assert "image" in batches[0] and "idx" in batches[1]
+  # The step of a cached run carries nothing but the codebook and phi.
+  assert set(from_cache.frozen["tokenizer"]) == {"quantizer"}
+  params, extra = raw.init(jax.random.key(0))
+  losses = [
+    task.loss(params, extra, task.frozen, batch, jax.random.key(1), True)[0]
+    for task, batch in zip((raw, from_cache), batches)
+  ]
+  np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_step_learns_a_batch_by_heart(parts, cached):
+  task = task_of(parts, cached)
+  task.config.optimizer.update(learning_rate=0.02, warmup_steps=0)
+  optimizer = build_optimizer(task.config.optimizer, 100)
+  state = init_state(task, optimizer, 0)
+  batch = next(task.train_batches())
+  losses = []
+  for _ in range(30):
+    state, metrics = train_step(
+      state,
+      task.frozen,
+      batch,
+      jax.random.key(0),
+      loss_fn=task.loss,
+      optimizer=optimizer,
+    )
+    losses.append(float(metrics["loss"]))
+  assert losses[0] == pytest.approx(np.log(32), rel=0.02)
+  assert losses[-1] < 0.5 * losses[0]
+  assert metrics["loss_k"].shape == metrics["acc_k"].shape == (2,)
+
+
+def test_dropped_prompts_are_whole_null_prompts():
+  text = TextStates(
+    jnp.ones((64, 3, 2)), jnp.ones((64, 3), bool), jnp.ones((64, 2))
+  )
+  null = TextStates(
+    jnp.zeros((1, 3, 2)), jnp.array([[True, False, False]]), jnp.zeros((1, 2))
+  )
+  mixed = drop_condition(text, null, 0.25, jax.random.key(0))
+  dropped = np.asarray(mixed.pooled_BD[:, 0]) == 0
+  assert 0.05 < dropped.mean() < 0.5
+  np.testing.assert_array_equal((mixed.text_BTD == 0).all((1, 2)), dropped)
+  np.testing.assert_array_equal(mixed.text_mask_BT.sum(1) == 1, dropped)
+  always = drop_condition(text, null, 1.0, jax.random.key(0))
+  assert float(always.text_BTD.max()) == 0
+  never = drop_condition(text, null, 0.0, jax.random.key(0))
+  assert float(never.text_BTD.min()) == 1
+
+
+def test_prompts_are_dropped_in_training_only(parts, cached):
+  task = task_of(parts, cached)
+  batch = next(task.train_batches())
+  params, extra = task.init(jax.random.key(0))
+
+  def loss(rate, train, text_scale=1.0):
+    task.config.cond_drop_rate = rate
+    changed = batch | {"text": batch["text"] * text_scale}
+    key = jax.random.key(1)
+    return float(task.loss(params, extra, task.frozen, changed, key, train)[0])
+
+  assert loss(1.0, True) == loss(1.0, True, text_scale=-1.0)
+  assert loss(1.0, False) != loss(1.0, False, text_scale=-1.0)
+  assert loss(1.0, False) == loss(0.0, True)
+
+
+def test_cache_of_another_tokenizer_is_refused(parts, cached):
+  task = task_of(parts, cached)
+  object.__setattr__(task.tokenizer, "hash", "0000")
+  with pytest.raises(ValueError, match=r"tokenizer is '\w+' there and '0000'"):
+    task.train_batches()
+
+
+def test_cache_of_another_text_window_is_refused(parts, cached):
+  c = config(tokenizer_path=parts, data="cache")
+  c.cache.directory = cached
+  c.text.max_tokens = WINDOW + 1
+  with pytest.raises(ValueError, match="max_tokens is 6 there and 7 here"):
+    TransformerTask(c).eval_batches()
+
+
+def test_tokenizer_of_another_schedule_is_refused(parts):
+  c = config(tokenizer_path=parts, data="cache")
+  c.model.schedule = (1, 3)
+  with pytest.raises(ValueError, match="made for another tokenizer"):
+    TransformerTask(c)
+
+
+def test_text_of_another_width_is_refused(parts):
+  c = config(tokenizer_path=parts, data="cache")
+  c.model.text_dim = 12
+  with pytest.raises(ValueError, match=r"has the width 8, .*text_dim is 12"):
+    TransformerTask(c)
+
+
+def test_without_a_tokenizer_the_config_key_is_named():
+  with pytest.raises(ValueError, match=r"set config\.tokenizer_path"):
+    TransformerTask(config(tokenizer_path="", data="cache"))
+
+
+def test_sample_sheet_and_bundle(parts, cached, tmp_path):
+  task = task_of(parts, cached)
+  state = init_state(task, build_optimizer(task.config.optimizer, 10), 0)
+  assert task.pictures(state)["samples"].size[0] > 128
+  bundle = load_bundle(task.export(state, tmp_path))
+  assert bundle.star_config == task.star_config
+  assert bundle.text == TextSettings("synthetic", WINDOW, "synthetic")
+  assert bundle.sampling["cfg_scale"] == task.config.sampling.cfg_scale
+  assert bundle.notes["tokenizer"] == task.tokenizer.hash
+
+
+def test_synthetic_tokens_go_on_where_they_were():
+  c = config()
+  schedule = transformer_task.StarConfig.from_dict(c.model.to_dict()).schedule
+  source = frozen_lib.SyntheticTokens(c, schedule)
+  next(source)
+  position = source.get_state()
+  expected = next(source)
+  source.set_state(position)
+  jax.tree.map(np.testing.assert_array_equal, next(source), expected)
