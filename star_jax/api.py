@@ -30,6 +30,7 @@ from star_jax.sampling.sampler import (
   Knobs,
   SamplerConfig,
   build_sampler,
+  build_scale_decoder,
   sample_keys,
 )
 from star_jax.sampling.settings import (
@@ -97,6 +98,7 @@ class StarPipeline:
     self._star = Star(bundle.star_config) if bundle.star_config else None
     self._params = jax.device_put(bundle.params)
     self._given_encoder = text_encoder
+    self._decode_scales = build_scale_decoder(self._vqvae)
     self._samplers: dict[SamplerConfig, Any] = {}
     self._encode = jax.jit(self._tokenizer_method("encode"))
     self._decode = jax.jit(self._tokenizer_method("tokens_to_image"))
@@ -250,7 +252,6 @@ class StarPipeline:
     config = SamplerConfig(
       guided=first.settings["cfg_scale"] > 0,
       gumbel_smooth=first.settings["gumbel_smooth"],
-      return_scales=return_scales,
     )
     if config not in self._samplers:
       self._samplers[config] = build_sampler(self._star, self._vqvae, config)
@@ -270,16 +271,17 @@ class StarPipeline:
       ),
     )
     n = len(recipes)
+    images = [pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]]
     scales = None
     if return_scales:
-      image_BKHW3 = np.moveaxis(np.asarray(out.image_KBHW3), 0, 1)[:n]
-      scales = [[pictures.to_pil(x) for x in one] for one in image_BKHW3]
-    return Samples(
-      images=[pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]],
-      recipes=list(recipes),
-      tokens_BL=np.asarray(out.idx_BL)[:n],
-      scales=scales,
-    )
+      image_KBHW3 = self._decode_scales(self._params, out.f_hats_KBhwCv[:-1])
+      scales = [
+        [pictures.to_pil(x) for x in image_KHW3] + [image]
+        for image_KHW3, image in zip(
+          np.moveaxis(np.asarray(image_KBHW3), 0, 1), images
+        )
+      ]
+    return Samples(images, list(recipes), np.asarray(out.idx_BL)[:n], scales)
 
   # --- pictures to tokens and back ---
 

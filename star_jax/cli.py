@@ -9,6 +9,7 @@ for those who look for a bug.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import textwrap
@@ -44,6 +45,8 @@ def run_main(main: Callable[[Sequence[str]], int | None]) -> None:
       return 130
 
   warnings.showwarning = _show_warning
+  # absl shows INFO, and with it jax's list of the hardware that is not there.
+  logging.getLogger("jax").setLevel(logging.WARNING)
   app.run(guarded, flags_parser=_parse_flags)
 
 

@@ -138,8 +138,8 @@ def draw_to_folder(
   out.mkdir(parents=True, exist_ok=True)
   with _Step("loading the model"):
     star = api.load(bundle)
-  with _Step("reading the prompts with the text encoder"):
-    _ = star.text_encoder
+  with _Step("loading the text encoder"):
+    _ = star.text_encoder  # read when first used
   count = len(request.prompts)
   what = "drawing it again" if request.recipe else f"drawing {count} picture(s)"
   with _Step(f"{what} (the first run compiles)"):

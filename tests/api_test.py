@@ -81,7 +81,7 @@ def test_requests_of_one_bucket_and_other_knobs_compile_once(star):
 def test_a_recipe_redraws_the_same_picture(star, drawn, tmp_path):
   path = tmp_path / "x.png"
   pictures.save_png(drawn.images[2], path, drawn.recipes[2])
-  again = star.redraw(pictures.read_recipe(path), return_scales=True)
+  again = star.redraw(pictures.read_recipe(path))
   assert_same(again.images[0], drawn.images[2])
   assert again.recipes == [drawn.recipes[2]]
   other = drawn.recipes[2].__class__(

@@ -41,7 +41,6 @@ class SamplerConfig:
     gumbel_smooth: feed soft mixtures of codes to the next scale and to the
       picture (VAR's `more_smooth`); tokens are still drawn. For looks only.
     return_image: decode the last f_hat.
-    return_scales: decode the f_hat of every scale as well.
     return_logits: return the logits that were drawn from, after guidance and
       before temperature and filters.
   """
@@ -49,7 +48,6 @@ class SamplerConfig:
   guided: bool = True
   gumbel_smooth: bool = False
   return_image: bool = True
-  return_scales: bool = False
   return_logits: bool = False
 
 
@@ -76,17 +74,21 @@ class SampleOutput:
 
   Attributes:
     idx_BL: int32 tokens.
-    f_hat_BhwCv: float32, what the decoder turned into the picture.
+    f_hats_KBhwCv: float32, f_hat after every scale; the decoder turned the
+      last one into the picture, see `build_scale_decoder` for the others.
     image_BHW3: float32 in [-1, 1].
-    image_KBHW3: float32 in [-1, 1], the picture after every scale.
     logits_BLV: float32, guided logits before temperature and filters.
   """
 
   idx_BL: jax.Array
-  f_hat_BhwCv: jax.Array
+  f_hats_KBhwCv: jax.Array
   image_BHW3: jax.Array | None = None
-  image_KBHW3: jax.Array | None = None
   logits_BLV: jax.Array | None = None
+
+  @property
+  def f_hat_BhwCv(self) -> jax.Array:
+    """After the last scale."""
+    return self.f_hats_KBhwCv[-1]
 
 
 SampleFn = Callable[
@@ -122,20 +124,29 @@ def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
     out = _draw_all_scales(
       star, vqvae, config, params, text, null, keys_B, knobs
     )
-    f_hats_KBhwCv = out.pop("f_hats_KBhwCv")
-    image = scales = None
-    if config.return_scales:
-      # One scale after the other: the decoder is compiled once, and its
-      # temporaries stay those of one batch.
-      scales = jax.lax.map(
-        lambda f_hat: _decode(vqvae, params, f_hat), f_hats_KBhwCv
-      )
-      image = scales[-1]
-    elif config.return_image:
-      image = _decode(vqvae, params, out["f_hat_BhwCv"])
-    return SampleOutput(image_BHW3=image, image_KBHW3=scales, **out)
+    image = None
+    if config.return_image:
+      image = _decode(vqvae, params, out["f_hats_KBhwCv"][-1])
+    return SampleOutput(image_BHW3=image, **out)
 
   return jax.jit(sample)
+
+
+def build_scale_decoder(
+  vqvae: VQVAE,
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """The jitted fn(params, f_hats_KBhwCv) -> pictures [K, B, H, W, 3].
+
+  A program of its own, so that asking for these pictures cannot change the
+  rounding, and with it a draw, of the sampler.
+  """
+
+  def decode(params, f_hats_KBhwCv: jax.Array) -> jax.Array:
+    # One scale after the other: the decoder is compiled once, and its
+    # temporaries stay those of one batch.
+    return jax.lax.map(lambda f: _decode(vqvae, params, f), f_hats_KBhwCv)
+
+  return jax.jit(decode)
 
 
 def check_pair(star: Star, vqvae: VQVAE) -> None:
@@ -154,7 +165,7 @@ def check_pair(star: Star, vqvae: VQVAE) -> None:
 def _draw_all_scales(
   star, vqvae, config: SamplerConfig, params, text, null, keys_B, knobs
 ) -> dict[str, Any]:
-  """The loop; returns idx_BL, f_hat_BhwCv, f_hats_KBhwCv, logits_BLV."""
+  """The loop; returns idx_BL, f_hats_KBhwCv and logits_BLV."""
   schedule, batch = star.config.schedule, text.text_BTD.shape[0]
   variables = {"params": params["star"]}
   pooled_RD, cross = _condition(star, variables, text, null, config.guided)
@@ -184,14 +195,12 @@ def _draw_all_scales(
       method="next_scale_input",
     )
     idx.append(idx_Bl)
-    if config.return_scales:
-      f_hats.append(f_hat)
+    f_hats.append(f_hat)
     if config.return_logits:
       all_logits.append(logits)
   return {
     "idx_BL": jnp.concatenate(idx, axis=1),
-    "f_hat_BhwCv": f_hat,
-    "f_hats_KBhwCv": jnp.stack(f_hats) if f_hats else None,
+    "f_hats_KBhwCv": jnp.stack(f_hats),
     "logits_BLV": jnp.concatenate(all_logits, 1) if all_logits else None,
   }
 

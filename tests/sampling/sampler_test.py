@@ -59,7 +59,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def guided_run(tiny):
-  run = tiny.sampler(return_scales=True, return_logits=True)
+  run = tiny.sampler(return_logits=True)
   knobs = S.Knobs(cfg_scale=3.0, temperature=0.9, top_k=20, top_p=0.95)
   keys = S.sample_keys(7, np.arange(8))
   return run, knobs, keys, run(tiny.params, tiny.text, tiny.null, keys, knobs)
@@ -87,7 +87,6 @@ def test_logits_equal_the_teacher_forced_pass_on_the_drawn_tokens(
 
 def test_pictures_are_those_of_the_tokens(tiny, guided_run):
   _, _, _, out = guided_run
-  np.testing.assert_array_equal(out.image_KBHW3[-1], out.image_BHW3)
 
   @jax.jit
   def pictures(idx_BL):
@@ -96,9 +95,14 @@ def test_pictures_are_those_of_the_tokens(tiny, guided_run):
     first_and_last = jnp.concatenate([f_hats[0], f_hats[-1]])
     return tiny.vqvae.apply(variables, first_and_last, method="decode")
 
-  expected = np.split(pictures(out.idx_BL), 2)
-  np.testing.assert_allclose(out.image_KBHW3[0], expected[0], atol=1e-5)
-  np.testing.assert_allclose(out.image_KBHW3[-1], expected[1], atol=1e-5)
+  first, last = np.split(pictures(out.idx_BL), 2)
+  scales_KBHW3 = S.build_scale_decoder(tiny.vqvae)(
+    tiny.params, out.f_hats_KBhwCv
+  )
+  assert len(scales_KBHW3) == 3
+  np.testing.assert_allclose(scales_KBHW3[0], first, atol=1e-5)
+  np.testing.assert_allclose(scales_KBHW3[-1], last, atol=1e-5)
+  np.testing.assert_allclose(out.image_BHW3, last, atol=1e-5)
 
 
 def test_changing_knobs_compiles_nothing(tiny, guided_run):
