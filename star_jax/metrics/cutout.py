@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from star_jax.data.recolor import rgb_to_oklab
-from star_jax.metrics.scene_match import fit_background
+from star_jax.metrics.background import fit_background
 
 # OKLab distance from the background: surely background, surely not.
 NEAR, FAR = 0.04, 0.08

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from star_jax.data.recolor import rgb_to_oklab
+from star_jax.metrics.background import fit_background
 from star_jax.metrics.sprite_bank import Entry, SpriteBank, Templates
 
 WORK_SIDE = 64  # pixels of the shorter side that matching works at
@@ -37,6 +38,7 @@ MIN_EXPLAINED = 0.3
 MIN_GAIN = 1.5
 # Places that share more than this of their union count as one.
 SAME_PLACE = 0.6
+GOOD_MATCH = 0.8  # a match that explains this much is not looked at again
 MAX_OVERLAP = 0.35  # of the smaller box, between two detections
 
 
@@ -72,47 +74,6 @@ class _Place:
   gain: float
   template: int = -1
   explained: float = 0.0
-
-
-def fit_background(lab: np.ndarray) -> np.ndarray:
-  """The smooth background as a plane per channel, float32 [H, W, 3].
-
-  Robust: starts at the rim and reweights by distance, so that objects do not
-  count.
-  """
-  height, width, _ = lab.shape
-  y, x = np.meshgrid(
-    np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij"
-  )
-  design = np.stack([np.ones_like(x), x, y], -1).reshape(-1, 3)
-  values = lab.reshape(-1, 3).astype(np.float64)
-  rim = np.maximum(np.abs(x), np.abs(y)).reshape(-1) > 0.9
-  best, best_score = None, -1.0
-  # The rim may be crossed by an object: also start at the commonest colour.
-  for start in (np.median(values[rim], 0), _commonest(values)):
-    fitted = np.broadcast_to(start, values.shape)
-    for width_ in (0.15, 0.1, 0.06, 0.05):
-      error = ((values - fitted) ** 2).sum(1)
-      weight = 1 / (1 + error / width_**2) ** 2 * np.where(rim, 2.0, 1.0)
-      weighted = design * weight[:, None]
-      plane = np.linalg.solve(
-        design.T @ weighted + 1e-6 * np.eye(3), weighted.T @ values
-      )
-      fitted = design @ plane
-    near = ((values - fitted) ** 2).sum(1) < 0.05**2
-    score = (near * np.where(rim, 2.0, 1.0)).sum()
-    if score > best_score:
-      best, best_score = fitted, score
-  return best.reshape(lab.shape).astype(np.float32)
-
-
-def _commonest(values: np.ndarray) -> np.ndarray:
-  """Mean colour of the fullest cell of a coarse colour histogram."""
-  cells = np.floor(values / 0.08).astype(int)
-  _, inverse, counts = np.unique(
-    cells, axis=0, return_inverse=True, return_counts=True
-  )
-  return values[inverse.reshape(-1) == counts.argmax()].mean(0)
 
 
 def _shrink(x: np.ndarray, factor: int) -> np.ndarray:
@@ -216,9 +177,10 @@ class SceneMatcher:
     survivors: dict[int, np.ndarray] = {}
     best = self._search(levels, levels[COARSE], allowed, survivors, [])
     # What stands out less is hidden among the near-misses of what stands out
-    # more: look again at what is left.
+    # more: look again at what the good matches leave.
+    good = [p for p in best if p.explained >= GOOD_MATCH]
     left = _Level(
-      _shrink(_erased(difference, best), COARSE),
+      _shrink(_erased(difference, good), COARSE),
       levels[COARSE].background,
     )
     if (left.planes[..., :3] ** 2).sum() * COARSE**2 > MIN_GAIN:

@@ -8,6 +8,7 @@ from star_jax.data.concepts import CONCEPTS
 from star_jax.data.recolor import COLOURS
 from star_jax.data.scenes import blend
 from star_jax.metrics import scene_match, sprite_bank
+from star_jax.metrics.background import fit_background
 from star_jax.metrics.scene_match import SceneMatcher
 from star_jax.metrics.sprite_bank import BASE, SpriteBank
 
@@ -152,7 +153,7 @@ def test_background_is_fitted_around_a_large_object(drawings):
   image = _paint(drawings, [("heart", "red", 2, 2, 58)])
   blank = _paint(drawings, [])
   lab = sprite_bank.rgb_to_oklab(image)
-  fitted = scene_match.fit_background(lab)
+  fitted = fit_background(lab)
   np.testing.assert_allclose(fitted, sprite_bank.rgb_to_oklab(blank), atol=0.03)
 
 
