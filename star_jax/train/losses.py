@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from star_jax.reductions import argmax_last
 from star_jax.scales import ScaleSchedule
 
 
-def token_cross_entropy(logits_BLV: jax.Array, idx_BL: jax.Array) -> jax.Array:
-  """Cross-entropy of every token in nats, float32 [B, L]."""
-  return optax.softmax_cross_entropy_with_integer_labels(
-    logits_BLV.astype(jnp.float32), idx_BL
-  )
+def token_losses(
+  logits_BLV: jax.Array, idx_BL: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy in nats and hits (1 where the target is the likeliest
+  token), both float32 [B, L]."""
+  logits_BLV = logits_BLV.astype(jnp.float32)
+  # The target's logit as a masked sum: its gradient is elementwise, while the
+  # gradient of an indexed read is a scatter into B x L x V.
+  target_BLV = jnp.arange(logits_BLV.shape[-1]) == idx_BL[..., None]
+  target_BL = jnp.sum(jnp.where(target_BLV, logits_BLV, 0.0), axis=-1)
+  loss_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL
+  # Compared with the largest, since argmax is slow on a CPU.
+  hit_BL = target_BL >= jnp.max(logits_BLV, axis=-1)
+  return loss_BL, jax.lax.stop_gradient(hit_BL.astype(jnp.float32))
 
 
 def scale_means(values_BL: jax.Array, schedule: ScaleSchedule) -> jax.Array:
@@ -36,8 +43,7 @@ def next_scale_loss(
     The loss, and the metrics loss, acc (all tokens), loss_k, acc_k (per scale,
     [K]), loss_tail, acc_tail (last scale). Accuracies are shares in [0, 1].
   """
-  loss_BL = token_cross_entropy(logits_BLV, idx_BL)
-  hit_BL = (argmax_last(logits_BLV) == idx_BL).astype(jnp.float32)
+  loss_BL, hit_BL = token_losses(logits_BLV, idx_BL)
   loss_k = scale_means(loss_BL, schedule)
   acc_k = scale_means(hit_BL, schedule)
   loss = jnp.mean(loss_BL)
