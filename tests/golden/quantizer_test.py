@@ -139,12 +139,11 @@ def test_training_forward_and_gradients(name, case):
   np.testing.assert_array_equal(out.idx_BL, _tokens(tensors, config))
   _close(grads[1], nhwc(tensors["grad.f"]), "grad.f")
   named = convert.vqvae_to_torch({"quantizer": grads[0]}, config)
-  compared = 0
-  for key, want in tensors.items():
-    if key.startswith("grad.quantize."):
-      _close(named[key.removeprefix("grad.")], want, key)
-      compared += 1
-  assert compared == len(named) - 1  # all but the usage statistic
+  assert "grad.quantize.embedding.weight" in tensors
+  for key, got in named.items():
+    # A phi that no scale is nearest to has no gradient.
+    want = tensors.get(f"grad.{key}", np.zeros_like(got))
+    _close(got, want, key)
 
 
 def _vqvae_for(tensors):

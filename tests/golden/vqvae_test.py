@@ -1,5 +1,7 @@
 """Encoder, decoder and the whole tokenizer against the official code."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,11 @@ from tests.golden.conftest import GOLDEN_DIR, cases_of, load
 from tests.golden.quantizer_test import nhwc, tokenizer_config
 
 CASES = cases_of("vqvae")
+USAGE = "quantize.ema_vocab_hit_SV"
 IMAGE_ATOL = 1e-3
 GRAD_TOL = 1e-4
+# Compiling takes longer than running here.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 def _setup(case):
@@ -27,7 +32,7 @@ def test_encode_and_decode(name, case):
   config, vqvae, params, tensors = _setup(case)
   image_BHW3 = nhwc(tensors["img"])
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=QUICK)
   def run(params, image_BHW3):
     variables = {"params": params}
     return (
@@ -58,7 +63,8 @@ def test_training_loss_and_gradients(name, case):
     mse = jnp.mean(jnp.square(out.recon_BHW3 - image_BHW3))
     return mse + out.vq_loss, (mse, out)
 
-  grads, (mse, out) = jax.jit(jax.grad(loss_fn, has_aux=True))(params)
+  gradient = jax.grad(loss_fn, has_aux=True)
+  grads, (mse, out) = jax.jit(gradient, compiler_options=QUICK)(params)
   np.testing.assert_allclose(mse, tensors["train_rec_mse"][0], rtol=1e-5)
   np.testing.assert_allclose(
     out.vq_loss, tensors["train_vq_loss"][0], rtol=1e-5
@@ -74,7 +80,10 @@ def test_training_loss_and_gradients(name, case):
         got, want, atol=GRAD_TOL, rtol=GRAD_TOL, err_msg=key
       )
   norms = case["train"]["grad_norms"]
-  assert set(norms) == set(named) - {"quantize.ema_vocab_hit_SV"}
+  unused = case["train"].get("params_without_grad", [])
+  assert set(norms) | set(unused) == set(named) - {USAGE}
+  for key in unused:  # e.g. a phi that no scale is nearest to
+    np.testing.assert_array_equal(named[key], 0, err_msg=key)
   for key, want in norms.items():
     # A bias in front of a normalisation has no gradient but rounding.
     got = np.linalg.norm(named[key])
@@ -88,6 +97,6 @@ def test_every_key_survives_both_directions(name, case):
   back = convert.vqvae_to_torch(params, config)
   assert set(back) == set(state)
   for key, value in state.items():
-    assert back[key].shape == value.shape, key
-    if key != "quantize.ema_vocab_hit_SV":
+    # Weights may be stored with the usage statistic of another schedule.
+    if key != USAGE:
       np.testing.assert_array_equal(back[key], value, err_msg=key)

@@ -1,5 +1,7 @@
 """Data-dependent start and revival of dead codes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,15 @@ CONFIG = VQVAEConfig(
 )
 
 
+@functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+def _start(params, f_BhwCv):
+  return codebook.init_codebook_from_features(
+    params, f_BhwCv, jax.random.key(2), CONFIG
+  )
+
+
 def _setup():
   quantizer = Quantizer(CONFIG)
   f_BhwCv = 5 + jax.random.normal(jax.random.key(0), (16, 4, 4, 4))
@@ -28,12 +39,14 @@ def _setup():
 
 def test_start_from_features_uses_the_codebook_and_lowers_the_loss():
   quantizer, params, f = _setup()
-  started = codebook.init_codebook_from_features(
-    params, f, jax.random.key(2), CONFIG
-  )
+  started = _start(params, f)
+
+  @jax.jit
+  def forward(params):
+    return quantizer.apply({"params": params["quantizer"]}, f)
 
   def run(params):
-    out = quantizer.apply({"params": params["quantizer"]}, f)
+    out = forward(params)
     return float(out.vq_loss), float(np.mean(np.any(out.usage_KV, axis=0)))
 
   loss_before, used_before = run(params)
@@ -43,15 +56,13 @@ def test_start_from_features_uses_the_codebook_and_lowers_the_loss():
   codes = started["quantizer"]["codebook_VCv"]
   assert len(np.unique(codes, axis=0)) == CONFIG.vocab_size
   # Nothing else changes, and the input is left alone.
-  assert started["decoder"] is params["decoder"]
+  assert started["decoder"] == params["decoder"]
   assert float(jnp.abs(params["quantizer"]["codebook_VCv"]).max()) < 0.1
 
 
 def test_start_from_few_images_fills_the_codebook():
   _, params, f = _setup()
-  started = codebook.init_codebook_from_features(
-    params, f[:1], jax.random.key(2), CONFIG
-  )
+  started = _start(params, f[:1])
   codes = started["quantizer"]["codebook_VCv"]
   assert codes.shape == (32, 4)
   assert len(np.unique(codes, axis=0)) == 32

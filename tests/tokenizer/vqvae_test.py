@@ -23,6 +23,8 @@ CONFIG = VQVAEConfig(
   patch_size=2,
 )
 BATCH = 2
+# Compiling takes longer than running here.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +34,20 @@ def setup():
     jax.random.key(0), (BATCH, *CONFIG.image_size, 3), minval=-1.0
   )
   vqvae = VQVAE(CONFIG)
-  params = jax.jit(vqvae.init)(jax.random.key(1), image_BHW3)["params"]
+  init = jax.jit(vqvae.init, compiler_options=QUICK)
+  params = init(jax.random.key(1), image_BHW3)["params"]
   codebook = params["quantizer"]["codebook_VCv"]
   noise = jax.random.normal(jax.random.key(2), codebook.shape)
   params["quantizer"]["codebook_VCv"] = noise
   return vqvae, params, image_BHW3
 
 
-@functools.partial(jax.jit, static_argnames=("method",))
+@functools.partial(jax.jit, static_argnames=("method",), compiler_options=QUICK)
 def _run(params, *args, method):
   return VQVAE(CONFIG).apply({"params": params}, *args, method=method)
 
 
-@functools.partial(jax.jit, static_argnames=("train",))
+@functools.partial(jax.jit, static_argnames=("train",), compiler_options=QUICK)
 def _forward(params, image_BHW3, key, train):
   return VQVAE(CONFIG).apply(
     {"params": params}, image_BHW3, train=train, rngs={"dropout": key}
@@ -84,13 +87,22 @@ def test_half_precision_stays_inside_encoder_and_decoder(setup):
 
 
 def test_pictures_of_every_scale_end_in_the_reconstruction(setup):
-  _, params, image_BHW3 = setup
-  scales_KBHW3 = _run(params, image_BHW3, method="reconstruct_scales")
+  vqvae, params, image_BHW3 = setup
+
+  @functools.partial(jax.jit, compiler_options=QUICK)
+  def run(params, image_BHW3):
+    def apply(x, method):
+      return vqvae.apply({"params": params}, x, method=method)
+
+    scales_KBHW3 = apply(image_BHW3, "reconstruct_scales")
+    idx_BL = apply(image_BHW3, "encode")
+    f_hats = apply(idx_BL, "tokens_to_f_hats")
+    image = apply(idx_BL, "tokens_to_image")
+    return scales_KBHW3, f_hats, image
+
+  scales_KBHW3, f_hats, image = run(params, image_BHW3)
   assert scales_KBHW3.shape == (3, *image_BHW3.shape)
-  idx_BL = _run(params, image_BHW3, method="encode")
-  image = _run(params, idx_BL, method="tokens_to_image")
   np.testing.assert_allclose(scales_KBHW3[-1], image, atol=1e-5)
-  f_hats = _run(params, idx_BL, method="tokens_to_f_hats")
   first = _run(params, f_hats[0], method="decode")
   np.testing.assert_allclose(scales_KBHW3[0], first, atol=1e-5)
   assert np.abs(scales_KBHW3[0] - scales_KBHW3[-1]).max() > 0.01
@@ -124,7 +136,7 @@ def test_dropout_acts_in_training_only(setup):
 def test_gradient_reaches_encoder_and_decoder(setup):
   vqvae, params, image_BHW3 = setup
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=QUICK)
   @jax.grad
   def gradient(params):
     out = vqvae.apply({"params": params}, image_BHW3)
