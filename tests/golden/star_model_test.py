@@ -135,13 +135,15 @@ def test_greedy_samples(name, case, mode):
   )
   greedy = case["greedy"]
   assert greedy["top_k"] == 1, greedy
-  out = sampler(
+  arguments = (
     {"star": params, "tokenizer": vqvae_params},
     text,
     null,
     sample_keys(0, jnp.arange(case["batch"])),
     Knobs(cfg_scale=greedy["cfg"], top_k=1),
   )
+  compiled = sampler.lower(*arguments).compile(compiler_options=QUICK)
+  out = compiled(*arguments)
   np.testing.assert_array_equal(out.idx_BL, tensors[f"ar_{mode}.tokens"])
   np.testing.assert_allclose(
     out.logits_BLV, tensors[f"ar_{mode}.logits"], atol=GUIDED_ATOL

@@ -115,6 +115,7 @@ def test_row_without_any_key_is_zero_with_finite_gradients():
   q, k, v = draw(3)
   mask_Bm = jnp.asarray([[True, True, False], [False, False, False]])
 
+  @jax.jit
   def attend_masked(q, k, v):
     return attend(q, k, v, 1.0, mask_Bm[:, None, None, :])
 
@@ -122,8 +123,8 @@ def test_row_without_any_key_is_zero_with_finite_gradients():
   np.testing.assert_array_equal(out[1], 0.0)
   expected = dense_attention(q, k, v, np.array([True, True, False]))
   np.testing.assert_allclose(out[0], expected[0], atol=1e-5)
-  grads = jax.grad(
-    lambda *qkv: jnp.sum(attend_masked(*qkv) ** 2), argnums=(0, 1, 2)
+  grads = jax.jit(
+    jax.grad(lambda *qkv: jnp.sum(attend_masked(*qkv) ** 2), argnums=(0, 1, 2))
   )(q, k, v)
   for grad in grads:
     assert np.isfinite(grad).all()
