@@ -60,6 +60,7 @@ def cache(directory: str) -> ConfigDict:
       heldout_examples=2_048,
       shard_examples=10_000,
       batch_size=64,
+      verify=False,  # compare checksums of the cache before training
     )
   )
 

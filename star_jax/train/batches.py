@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from star_jax.data import pipeline
+from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.train.task import Batch, BatchIterator
 
 TRAIN = "train"
@@ -24,6 +25,17 @@ def data_config(config) -> ConfigDict:
   options = ConfigDict(config.data_options.to_dict())
   options.source = config.data
   return options
+
+
+def check_size(config, tokenizer: VQVAEConfig) -> None:
+  """ValueError unless the pictures have the size that the tokenizer takes."""
+  size = tuple(config.data_options.size)
+  if size != tokenizer.image_size:
+    raise ValueError(
+      f"The tokenizer takes pictures of {tokenizer.image_size} pixels (its"
+      f" last grid {tokenizer.schedule.final_grid} times"
+      f" {tokenizer.downsample}), config.data_options.size is {size}."
+    )
 
 
 def train_batches(config) -> BatchIterator:

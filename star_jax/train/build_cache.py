@@ -12,7 +12,7 @@ from star_jax.data.art.store import INDEX, default_art_dir, file_sha256
 from star_jax.data.token_cache import TokenCacheWriter
 from star_jax.text.encoder import load_text_encoder
 from star_jax.train import frozen as frozen_lib
-from star_jax.train.batches import data_config
+from star_jax.train.batches import check_size, data_config
 
 # Sources that read the art store.
 ART_SOURCES = ("icons", "scenes", "mixture")
@@ -34,6 +34,7 @@ def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
     )
   options = config.cache
   tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
+  check_size(config, tokenizer.config)
   text = load_text_encoder(
     config.text.name, config.text.max_tokens, config.text.path or None
   )

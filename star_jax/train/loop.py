@@ -129,13 +129,15 @@ class _Run:
     if self.step >= config.num_steps:
       exported = self.task.export(self.state, self.workdir)
       print(f"Finished {self.step} steps; the model is in {exported}.")
-    else:
+    elif self.step > 0:
       print(
         f"Stopped by {signals.requested} at step {self.step}; the state is"
         f" saved in {self.checkpointer.directory}, the same command goes on"
         " from there.",
         flush=True,
       )
+    else:
+      print(f"Stopped by {signals.requested} before the first step.")
     return {
       "step": self.step,
       "stopped": signals.requested,

@@ -46,6 +46,7 @@ class TokenizerTask:
     self.config = config
     self.vqvae_config = VQVAEConfig.from_dict(config.tokenizer.to_dict())
     self.vqvae = VQVAE(self.vqvae_config)
+    batches_lib.check_size(config, self.vqvae_config)
     self.frozen = {}
     self.maintain_every = config.codebook.revive_every
     self._eval_batches: list[Batch] | None = None
@@ -79,12 +80,14 @@ class TokenizerTask:
     )
     loss = recon + weights.vq * out.vq_loss
     metrics |= {"loss": loss, "vq_loss": out.vq_loss}
-    usage_KV = jax.lax.stop_gradient(out.usage_KV)
     if train:
+      # One batch says little about 1000 codes, so usage is a running mean and
+      # is not reported for the few batches of an evaluation.
       decay = self.config.codebook.usage_decay
-      usage_KV = decay * extra["usage_KV"] + (1 - decay) * usage_KV
+      hits_KV = jax.lax.stop_gradient(out.usage_KV)
+      usage_KV = decay * extra["usage_KV"] + (1 - decay) * hits_KV
+      metrics |= usage_metrics(usage_KV)
       extra = {"usage_KV": usage_KV}
-    metrics |= usage_metrics(usage_KV)
     return loss, (metrics, extra)
 
   def train_batches(self) -> BatchIterator:

@@ -41,7 +41,6 @@ from star_jax.train.task import Batch, BatchIterator, MappedBatches
 PyTree = Any
 CACHE = "cache"
 BUNDLE = "bundle"
-HELDOUT_FILES = ("train", "heldout")
 
 
 class TransformerTask:
@@ -62,7 +61,9 @@ class TransformerTask:
       )
     null = jax.tree.map(np.asarray, self.text.null())
     params = self.tokenizer.params
-    if self._cached:
+    if not self._cached:
+      batches_lib.check_size(config, self.tokenizer.config)
+    else:
       # The step then only looks codes up; the rest would be dead weight.
       params = {"quantizer": params["quantizer"]}
     self.frozen = jax.tree.map(jnp.asarray, {"tokenizer": params, "null": null})
@@ -150,7 +151,8 @@ class TransformerTask:
 
   def _cache(self, split: str) -> TokenCache:
     path = Path(self.config.cache.directory) / split
-    cache = TokenCache(path, self.text.max_tokens)
+    verify = self.config.cache.verify
+    cache = TokenCache(path, self.text.max_tokens, verify=verify)
     wanted = frozen_lib.cache_identity(
       self.tokenizer, TextSettings.of(self.text)
     )
