@@ -21,6 +21,7 @@ import itertools
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from star_jax.data.recolor import rgb_to_oklab
 from star_jax.metrics.background import fit_background
@@ -32,6 +33,9 @@ MIN_SIDE, MAX_SIDE = 16, 60  # of an object, in working pixels
 CANDIDATES = 14  # places that are refined
 KEEP_MIDDLE, KEEP_FINE = 256, 12  # templates that survive each step
 MAX_OBJECTS = 4
+# Pixels; the last decision is made on softened pictures and templates, since
+# models and tokenizers lose the finest detail first.
+BLUR = 1.0
 # A detection explains at least this share of the error inside its outline ...
 MIN_EXPLAINED = 0.3
 # ... and has at least this gain (squared OKLab distance times pixels).
@@ -164,8 +168,10 @@ class SceneMatcher:
     difference = lab - background
     levels = {
       f: _Level(_shrink(difference, f), _shrink(background, f))
-      for f in (COARSE, MIDDLE, 1)
+      for f in (COARSE, MIDDLE)
     }
+    soft = ndimage.gaussian_filter(difference, (BLUR, BLUR, 0))
+    levels[1] = _Level(soft, background)
     allowed = None
     if style is not None:
       allowed = np.flatnonzero(self.bank.styles == style)
@@ -275,7 +281,7 @@ class SceneMatcher:
       if not MIN_SIDE // factor <= side <= min(MAX_SIDE // factor, room):
         continue
       if factor == 1:
-        templates = self.bank.build(side, chosen)
+        templates = self.bank.build(side, chosen, BLUR)
       else:
         templates = self.bank.at(side).take(chosen)
       rows = _positions(centre_y, reach, side, level.shape[0])

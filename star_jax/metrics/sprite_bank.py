@@ -11,6 +11,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy import ndimage
 
 from star_jax.data.recolor import COLOURS, rgb_to_oklab
 from star_jax.data.scenes import CONCEPTS, SceneGenerator
@@ -123,9 +124,12 @@ class SpriteBank:
         kept.filters = kept.filters.astype(np.float16)
     return self._cache[side]
 
-  def build(self, side: int, chosen: np.ndarray) -> Templates:
-    """The chosen templates from the large sprites, not kept."""
-    return _templates(_resize(self._full[chosen].astype(np.float32), side))
+  def build(self, side: int, chosen: np.ndarray, blur: float) -> Templates:
+    """The chosen templates from the large sprites, blurred, not kept."""
+    planes = _resize(self._full[chosen].astype(np.float32), side)
+    return _templates(
+      ndimage.gaussian_filter(planes, (0, blur, blur, 0), mode="constant")
+    )
 
 
 def _to_planes(sprites: np.ndarray) -> np.ndarray:
