@@ -9,9 +9,8 @@ from configs import tokenizer_scenes64
 from star_jax.bundle import load_bundle
 from star_jax.train import tokenizer_task
 from star_jax.train.optimizer import build_optimizer
-from star_jax.train.state import init_state
-from star_jax.train.step import eval_step, train_step
 from star_jax.train.tokenizer_task import TokenizerTask, usage_metrics
+from tests.train import quick
 
 
 def config():
@@ -30,7 +29,7 @@ def config():
 def pieces():
   task = TokenizerTask(config())
   optimizer = build_optimizer(task.config.optimizer, 100)
-  return task, optimizer, init_state(task, optimizer, 0)
+  return task, optimizer, quick.init_state(task, optimizer)
 
 
 def copied(state):
@@ -45,7 +44,7 @@ def test_step_lowers_the_loss_and_tracks_usage(pieces):
   key = jax.random.key(0)
   losses = []
   for _ in range(15):
-    state, metrics = train_step(
+    state, metrics = quick.train_step(
       state, {}, batch, key, loss_fn=task.loss, optimizer=optimizer
     )
     losses.append(float(metrics["loss"]))
@@ -54,7 +53,7 @@ def test_step_lowers_the_loss_and_tracks_usage(pieces):
   assert metrics["codebook_used_k"].shape == (2,)
   # Every batch has 4 images of 1 + 4 tokens.
   np.testing.assert_allclose(state.extra["usage_KV"].sum(1), [4, 16], rtol=1e-4)
-  evaluated = eval_step(
+  evaluated = quick.eval_step(
     state.eval_params, state.extra, {}, batch, key, loss_fn=task.loss
   )
   assert np.isfinite(evaluated["psnr"])

@@ -13,9 +13,8 @@ from star_jax.train import build_cache, transformer_task
 from star_jax.train import frozen as frozen_lib
 from star_jax.train.batches import data_config
 from star_jax.train.optimizer import build_optimizer
-from star_jax.train.state import init_state
-from star_jax.train.step import eval_step, train_step
 from star_jax.train.transformer_task import TransformerTask, drop_condition
+from tests.train import quick
 
 WINDOW = 6
 
@@ -100,7 +99,7 @@ def test_cached_and_raw_batches_give_the_same_loss(parts, cached):
   assert set(from_cache.frozen["tokenizer"]) == {"quantizer"}
   params, extra = jax.jit(raw.init)(jax.random.key(0))
   losses = [
-    eval_step(
+    quick.eval_step(
       params, extra, task.frozen, batch, jax.random.key(1), loss_fn=task.loss
     )["loss"]
     for task, batch in zip((raw, from_cache), batches)
@@ -112,11 +111,11 @@ def test_step_learns_a_batch_by_heart(parts, cached):
   task = task_of(parts, cached)
   task.config.optimizer.update(learning_rate=0.02, warmup_steps=0)
   optimizer = build_optimizer(task.config.optimizer, 100)
-  state = init_state(task, optimizer, 0)
+  state = quick.init_state(task, optimizer)
   batch = next(task.train_batches())
   losses = []
   for _ in range(30):
-    state, metrics = train_step(
+    state, metrics = quick.train_step(
       state,
       task.frozen,
       batch,
@@ -153,7 +152,7 @@ def test_prompts_are_dropped_in_training_only(parts, cached):
   batch = next(task.train_batches())
   task.config.cond_drop_rate = 1.0
   params, extra = jax.jit(task.init)(jax.random.key(0))
-  loss = jax.jit(task.loss, static_argnums=5)
+  loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
 
   def losses(train):
     """With the texts as they are and with other ones."""
@@ -201,10 +200,20 @@ def test_without_a_tokenizer_the_config_key_is_named():
     TransformerTask(config(tokenizer_path="", data="cache"))
 
 
-def test_sample_sheet_and_bundle(parts, cached, tmp_path):
+@pytest.mark.long
+def test_sample_sheet_has_a_cell_for_each_prompt(parts, cached):
   task = task_of(parts, cached)
-  state = init_state(task, build_optimizer(task.config.optimizer, 10), 0)
-  assert task.pictures(state)["samples"].size[0] > 128
+  state = quick.init_state(task, build_optimizer(task.config.optimizer, 10))
+  sheet = task.pictures(state)["samples"]
+  assert len(task.config.sampling.prompts) == 2
+  assert 2 * 128 < sheet.size[0] < 3 * 128
+
+
+def test_bundle_holds_the_averaged_model_and_its_settings(
+  parts, cached, tmp_path
+):
+  task = task_of(parts, cached)
+  state = quick.init_state(task, build_optimizer(task.config.optimizer, 10))
   bundle = load_bundle(task.export(state, tmp_path))
   assert bundle.star_config == task.star_config
   assert bundle.text == TextSettings("synthetic", WINDOW, "synthetic")
