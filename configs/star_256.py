@@ -1,9 +1,9 @@
-"""STAR at 256 px with the published sizes and hyper-parameters.
+"""STAR at 256 px: published sizes, a recipe in the manner of VAR's.
 
-Depth 16 (274M parameters) as written; `:d30` is the 1.68B model. Batch,
-learning rate per 256 images, lin0 schedule and weight decay follow the
-training settings that VAR and STAR published (VAR: 1e-4 per 256 images for
-depth 16, batch 768; STAR: fine-tuning at 512 images).
+Depth 16 (274M parameters) as written; `:d30` is the 1.68B model. AdamW
+(0.9, 0.95), the lin0 schedule and 1e-4 per 256 images are VAR's
+(arXiv 2404.02905); batch, steps and average are ours and have not been
+compared with STAR's own runs.
 
   python launch/cache_tokens.py --config=configs/star_256.py
   python launch/train.py --config=configs/star_256.py --workdir=runs/star_256
