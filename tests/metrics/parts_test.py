@@ -1,0 +1,125 @@
+"""Every part of the evaluation once, on a tiny random model and drawn art."""
+
+import dataclasses
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from configs.evaluate import get_config
+from star_jax.bundle import TextSettings, load_bundle, save_bundle
+from star_jax.data.art.store import ArtRecord
+from star_jax.data.concepts import CONCEPTS
+from star_jax.metrics import context, efficientnet
+from star_jax.metrics.evaluate import PARTS, evaluate
+from star_jax.model.star import Star
+from star_jax.testing import (
+  SAMPLING,
+  random_params,
+  tiny_star_config,
+  tiny_tokenizer_config,
+)
+from star_jax.text.encoder import load_text_encoder
+from star_jax.tokenizer.vqvae import VQVAE
+
+
+class Store:
+  """Coloured discs with a bite taken out, one for each concept."""
+
+  size = 128
+
+  def __init__(self, folder):
+    self.folder = folder
+    (folder / "manifest.json").write_text("{}")
+    fields = {f.name: "" for f in dataclasses.fields(ArtRecord)}
+    fields |= {"keywords": ("thing",), "position": 0, "category": "objects"}
+    self.records = []
+    for i, concept in enumerate(CONCEPTS.values()):
+      for style in concept.styles[:2]:
+        facts = {
+          "key": concept.key,
+          "name": concept.name,
+          "style": style,
+          "split": "heldout" if i % 5 == 0 else "train",
+        }
+        self.records.append(ArtRecord(**{**fields, **facts}))
+    self._by_key = {(r.style, r.key): i for i, r in enumerate(self.records)}
+
+  def __len__(self):
+    return len(self.records)
+
+  def __contains__(self, style_and_key):
+    return style_and_key in self._by_key
+
+  def index(self, style, key):
+    return self._by_key[style, key]
+
+  def select(self, keep):
+    return np.array([i for i, r in enumerate(self.records) if keep(r)])
+
+  def rgba(self, i):
+    record = self.records[i]
+    seed = zlib.crc32(f"{record.style} {record.key}".encode())
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:128, :128] - 63.5
+    turn = rng.uniform(0, 2 * np.pi)
+    bitten = np.hypot(y - 40 * np.sin(turn), x - 40 * np.cos(turn)) < 25
+    rgba = np.zeros((128, 128, 4), np.uint8)
+    rgba[..., :3] = rng.integers(40, 230, 3)
+    rgba[(np.hypot(y, x) < 60) & ~bitten, 3] = 255
+    return rgba
+
+
+@pytest.fixture
+def bundle(tmp_path):
+  encoder = load_text_encoder("minilm-l6", 48)
+  tokenizer = tiny_tokenizer_config((1, 2, 4))
+  star = tiny_star_config(tokenizer, text_dim=encoder.width)
+  save_bundle(
+    tmp_path / "bundle",
+    tokenizer_config=tokenizer,
+    tokenizer_params=random_params(VQVAE(tokenizer)),
+    star_config=star,
+    star_params=random_params(Star(star)),
+    text=TextSettings.of(encoder),
+    sampling=SAMPLING,
+    licence="none: random weights",
+    storage="float32",
+  )
+  return load_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.long
+def test_all_parts(tmp_path, monkeypatch, bundle):
+  try:
+    efficientnet.default_weights()
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+  (tmp_path / "art").mkdir()
+  store = Store(tmp_path / "art")
+  monkeypatch.setattr(context, "load_art", lambda folder: store)
+  config = get_config()
+  config.n = 4
+  config.batch_size = 2
+  out, lines = tmp_path / "out", []
+  results = evaluate("all", bundle, config, out, print_line=lines.append)
+  assert tuple(results) == PARTS
+  json.dumps(results)
+  for part in PARTS:
+    assert (out / f"{part}.json").exists()
+  values = {part: results[part]["values"] for part in PARTS}
+  # A random model draws noise; the generator's own pictures are understood.
+  for split in ("heldout", "seen"):
+    shares = values["scenes"][split]
+    assert shares["render"]["objects"]["value"] > 0.5
+    assert shares["model"]["objects"]["n"] >= 4
+  assert values["icons"]["model"]["strict"]["n"] == 4
+  assert values["icons"]["groups"]["split: heldout"]["strict"]["n"] == 2
+  assert values["ranking"]["n"] == 4
+  assert values["copy"]["copies"]["generated_heldout"]["n"] == 2
+  for name in ("reconstructions", "scenes_heldout", "icons", "copy"):
+    assert (out / f"{name}.png").exists()
+  again = evaluate("all", bundle, config, out, print_line=lines.append)
+  assert again == results
+  assert sum("kept from" in line for line in lines) == len(PARTS)
