@@ -19,8 +19,12 @@ from ml_collections import config_flags
 
 from star_jax.cli import run_main
 
+_DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs/evaluate.py"
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", "configs/evaluate.py", "Settings of all parts."
+  "config",
+  None,
+  "Settings of all parts, configs/evaluate.py if absent; single ones change"
+  " with --config.scenes.num_ceiling=50.",
 )
 _WHAT = flags.DEFINE_string(
   "what",
@@ -53,5 +57,17 @@ def main(argv):
   evaluate(_WHAT.value, bundle, config, _OUT.value, redo=_REDO.value)
 
 
+def with_config(argv: list[str]) -> list[str]:
+  """The arguments with --config at its default where it is not given.
+
+  A default of the flag itself would be read while this file is imported, and
+  an unknown key would end in a traceback.
+  """
+  if any(arg.lstrip("-").split("=")[0] == "config" for arg in argv[1:]):
+    return argv
+  return [argv[0], f"--config={_DEFAULT_CONFIG}", *argv[1:]]
+
+
 if __name__ == "__main__":
+  sys.argv = with_config(sys.argv)
   run_main(main)

@@ -84,9 +84,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     raise SystemExit(0)
   try:
     return flags.FLAGS(list(argv))
-  # Config flags report unknown keys as AttributeError or KeyError.
-  except (flags.Error, ValueError, AttributeError, KeyError, OSError) as error:
+  except (flags.Error, ValueError, OSError) as error:
     _exit_with(error)
+  # Config flags report unknown keys so, with nothing but the key.
+  except (AttributeError, KeyError) as error:
+    key = sentence(error).strip('"')
+    _exit_with(ValueError(f"The config file has no key {key}."))
 
 
 def _before_separator(args: Sequence[str]) -> Sequence[str]:

@@ -34,7 +34,7 @@ def test_print_config_shows_the_merged_tree_and_trains_nothing():
 @pytest.mark.parametrize(
   "args,message",
   [
-    ([TOKENIZER, "--config.optimizer.lr=1"], "lr"),
+    ([TOKENIZER, "--config.optimizer.lr=1"], "no key 'lr'"),
     ([TOKENIZER, "--config.batch_size=many"], "batch_size"),
     ([TOKENIZER + ":huge"], "'huge'"),
     (["--config=configs/absent.py"], "absent.py"),
