@@ -25,6 +25,8 @@ BACKENDS = ("xla",)
 # Early scales are packed together up to this many queries: one masked product
 # of this size costs less than the calls for a handful of 1x1 and 2x2 grids.
 PACKED_QUERIES = 16
+# Below any softmax denominator with a key in it, which is at least 1.
+TINY = 1e-30
 
 
 @flax.struct.dataclass
@@ -111,11 +113,21 @@ def attend(
     logits = logits * scale
   if mask is not None:
     logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-  probs = jax.nn.softmax(logits, axis=-1)
+  # The division comes after the product with v: the backward pass then holds
+  # two arrays of the size of the logits, not four.
+  highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+  weights = jnp.exp(logits - highest)
   if isinstance(mask, jax.Array):
     # Masks known at trace time leave every query a key; text masks may not.
-    probs = jnp.where(mask.any(-1, keepdims=True), probs, 0.0)
-  return jnp.einsum("bnqm,bnmd->bnqd", probs.astype(v_BNmd.dtype), v_BNmd)
+    weights = jnp.where(mask, weights, 0.0)
+  total = jnp.maximum(weights.sum(-1, keepdims=True), TINY)
+  out = jnp.einsum(
+    "bnqm,bnmd->bnqd",
+    weights.astype(v_BNmd.dtype),
+    v_BNmd,
+    preferred_element_type=jnp.float32,
+  )
+  return (out / total).astype(v_BNmd.dtype)
 
 
 def _blocked(q, k, v, scale: float, rect: Rectangle) -> jax.Array:
