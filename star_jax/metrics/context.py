@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 
 import jax
@@ -13,7 +14,12 @@ from PIL import Image
 
 from star_jax.api import StarPipeline
 from star_jax.bundle import Bundle
-from star_jax.data.art.store import ArtStore, load_art
+from star_jax.data.art.store import (
+  MANIFEST,
+  ArtStore,
+  default_art_dir,
+  load_art,
+)
 from star_jax.metrics.reconstruction import reconstruct
 from star_jax.tokenizer.vqvae import VQVAE
 
@@ -29,6 +35,16 @@ class Context:
   @functools.cached_property
   def store(self) -> ArtStore:
     return load_art(self.config.art_dir or None)
+
+  @property
+  def art_hash(self) -> str:
+    """Which art is measured on; empty when there is none."""
+    folder = Path(self.config.art_dir or default_art_dir())
+    try:
+      manifest = (folder / MANIFEST).read_bytes()
+    except OSError:
+      return ""
+    return hashlib.sha256(manifest).hexdigest()[:16]
 
   @functools.cached_property
   def pipeline(self) -> StarPipeline:

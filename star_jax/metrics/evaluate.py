@@ -17,6 +17,8 @@ from star_jax.metrics.context import Context
 
 # In the order in which "all" runs them: quick ones first.
 PARTS = ("tokenizer", "precision", "scenes", "icons", "copy", "ranking")
+# Parts that also read the settings of another one.
+SETTINGS = {"copy": ("copy", "icons")}
 HEADER = ("measure", "value", "remark")
 
 
@@ -91,7 +93,9 @@ def protocol_of(part: str, ctx: Context) -> dict[str, Any]:
     "bundle": ctx.bundle.hash,
     "n": config.n,
     "seed": config.seed,
-    "settings": config[part].to_dict(),
+    "batch_size": config.batch_size,
+    "settings": {p: config[p].to_dict() for p in SETTINGS.get(part, (part,))},
+    "art": ctx.art_hash,
     "jax": jax.__version__,
     "backend": jax.default_backend(),
   }
