@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import app, flags
 
 from star_jax.cli import run_main
+from star_jax.large_pages import restart_with_large_pages
 
 _CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "Sampler batches.")
@@ -50,4 +51,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  restart_with_large_pages()
   run_main(main)

@@ -16,6 +16,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from star_jax.cli import run_main
+from star_jax.large_pages import restart_with_large_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A config of stage 2; config.cache says what is built."
@@ -38,4 +39,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  restart_with_large_pages()
   run_main(main)

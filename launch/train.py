@@ -19,6 +19,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from star_jax.cli import run_main
+from star_jax.large_pages import restart_with_large_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file; keys change with --config.key=value."
@@ -67,4 +68,5 @@ def _workdir() -> Path:
 
 
 if __name__ == "__main__":
+  restart_with_large_pages()
   run_main(main)
