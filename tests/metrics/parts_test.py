@@ -114,8 +114,9 @@ def test_all_parts(tmp_path, monkeypatch, bundle):
     shares = values["scenes"][split]
     assert shares["render"]["objects"]["value"] > 0.5
     assert shares["model"]["objects"]["n"] >= 4
-  assert values["icons"]["model"]["strict"]["n"] == 4
-  assert values["icons"]["groups"]["split: heldout"]["strict"]["n"] == 2
+  icons = values["icons"]["softening 2"]
+  assert icons["model"]["strict"]["n"] == 4
+  assert icons["groups"]["split: heldout"]["strict"]["n"] == 2
   assert values["ranking"]["n"] == 4
   assert values["copy"]["copies"]["generated_heldout"]["n"] == 2
   for name in ("reconstructions", "scenes_heldout", "icons", "copy"):

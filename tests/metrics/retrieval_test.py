@@ -126,16 +126,29 @@ def test_cached_features_are_used_and_repaired(tmp_path, monkeypatch):
       return rgba
 
   Store.folder = folder
-  first = retrieval.load_gallery(Store(), (16, 16), network)
-  again = retrieval.load_gallery(Store(), (16, 16), network)
+  first = retrieval.load_gallery(Store(), (16, 16), network, 0.0)
+  again = retrieval.load_gallery(Store(), (16, 16), network, 0.0)
   assert calls == [5]
   np.testing.assert_array_equal(first.features_MF, again.features_MF)
   (file,) = tmp_path.glob("features-*.npy")
   file.write_bytes(file.read_bytes()[:40])
-  retrieval.load_gallery(Store(), (16, 16), network)
+  retrieval.load_gallery(Store(), (16, 16), network, 0.0)
   assert calls == [5, 5]
   # Other pictures or another size are other features.
-  retrieval.load_gallery(Store(), (8, 8), network)
+  retrieval.load_gallery(Store(), (8, 8), network, 0.0)
   (folder / "manifest.json").write_text("{ }")
-  retrieval.load_gallery(Store(), (16, 16), network)
-  assert calls == [5] * 4
+  retrieval.load_gallery(Store(), (16, 16), network, 0.0)
+  retrieval.load_gallery(Store(), (16, 16), network, 2.0)
+  assert calls == [5] * 5
+
+
+def test_softening_scales_with_the_picture():
+  small = np.zeros((1, 32, 32, 3), np.uint8)
+  small[:, 8:24, 8:24] = 240
+  large = small.repeat(4, 1).repeat(4, 2)
+  assert retrieval.soften(small, 0) is small
+  soft = retrieval.soften(large, 4.0)[0, 2::4, 2::4].astype(int)
+  np.testing.assert_allclose(
+    soft, retrieval.soften(small, 4.0)[0].astype(int), atol=12
+  )
+  assert 90 < soft[8, 16, 0] < 160  # the edge is no longer an edge

@@ -39,8 +39,13 @@ def run(ctx: Context) -> Result:
   """Writes copy.png: an icon and its nearest training pictures a row."""
   icons = drawn_icons(ctx)
   network = default_network()
+  softening = ctx.config.icons.softenings[0]
   gallery = load_gallery(
-    ctx.store, ctx.image_size, network, Progress("features of all real icons")
+    ctx.store,
+    ctx.image_size,
+    network,
+    softening,
+    Progress("features of all real icons"),
   )
   rows = np.flatnonzero(gallery.train)
   train_MF = gallery.features_MF[rows]
@@ -57,7 +62,7 @@ def run(ctx: Context) -> Result:
   }
   distances, order = {}, None
   for name, image in pictures.items():
-    features = query_features(network, image)
+    features = query_features(network, image, softening)
     distance = 1 - features @ train_MF.T
     distances[name] = distance.min(1)
     if name == "generated_heldout":

@@ -33,26 +33,45 @@ MEASURES = ("strict", "merged", "style")
 def run(ctx: Context) -> Result:
   """Writes icons.png: generated pictures over what was found for them."""
   icons = drawn_icons(ctx)
+  few = slice(0, ctx.config.icons.num_ceiling)
+  real = augmented(ctx, icons.numbers[few])
+  ceiling, _ = ctx.reconstruct(real)
+  values = {}
+  for softening in ctx.config.icons.softenings:
+    gallery, out, found = _measure(ctx, icons, real, ceiling, softening)
+    values[f"softening {softening:g}"] = out
+    if len(values) == 1:
+      _save_sheet(ctx, gallery, icons, found.nearest)
+  return Result(values, _rows(values))
+
+
+def _measure(ctx: Context, icons, real, ceiling, softening: float):
+  """(gallery, JSON-able figures, `Retrieval` of the generated pictures)."""
   network = default_network()
   gallery = load_gallery(
-    ctx.store, ctx.image_size, network, Progress("features of all real icons")
+    ctx.store,
+    ctx.image_size,
+    network,
+    softening,
+    Progress(f"features of all real icons, softening {softening:g}"),
   )
-  features = query_features(network, icons.image, Progress("features"))
-  found = retrieve(gallery, features, icons.records)
-  other = derangement(len(icons.records), ctx.config.seed)
-  shuffled = retrieve(gallery, features, [icons.records[j] for j in other])
-  few = slice(0, ctx.config.icons.num_ceiling)
-  real, _ = ctx.reconstruct(augmented(ctx, icons.numbers[few]))
-  ceiling = retrieve(gallery, query_features(network, real), icons.records[few])
-  values = {
+  records = icons.records
+  features = query_features(
+    network, icons.image, softening, Progress("features")
+  )
+  found = retrieve(gallery, features, records)
+  other = derangement(len(records), ctx.config.seed)
+  shuffled = retrieve(gallery, features, [records[j] for j in other])
+  out = {
     "model": _shares(found),
-    "tokenizer": _shares(ceiling),
     "shuffled": _shares(shuffled),
-    "chance": chance(gallery, icons.records),
-    "groups": _groups(icons.records, found),
+    "chance": chance(gallery, records),
+    "groups": _groups(records, found),
   }
-  _save_sheet(ctx, gallery, icons, found.nearest)
-  return Result(values, _rows(values))
+  for name, image in (("tokenizer", ceiling), ("real", real)):
+    features = query_features(network, image, softening)
+    out[name] = _shares(retrieve(gallery, features, records[: len(image)]))
+  return gallery, out, found
 
 
 def _shares(found) -> dict:
@@ -89,23 +108,28 @@ def _rows(values: dict) -> list[tuple[str, str, str]]:
     "style": "right style",
   }
   rows = []
-  for measure in MEASURES:
-    share = values["model"][measure]
-    beside = ", ".join(
-      f"{name} {_percent(values[name][measure])}"
-      for name in ("tokenizer", "shuffled")
-    )
-    text = (
-      f"{_percent(share)} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
-    )
-    beside += f", chance {100 * values['chance'][measure]:.2f}%"
-    rows.append((words[measure], text, f"n = {share['n']}; {beside}"))
-  for name, shares in values["groups"].items():
+  for name, entry in values.items():
+    for measure in MEASURES:
+      share = entry["model"][measure]
+      beside = ", ".join(
+        f"{other} {_percent(entry[other][measure])}"
+        for other in ("tokenizer", "real", "shuffled")
+      )
+      text = (
+        f"{_percent(share)} [{100 * share['low']:.1f},"
+        f" {100 * share['high']:.1f}]"
+      )
+      beside += f", chance {100 * entry['chance'][measure]:.2f}%"
+      rows.append(
+        (f"{words[measure]}, {name}", text, f"n = {share['n']}; {beside}")
+      )
+  name, entry = next(iter(values.items()))
+  for group, shares in entry["groups"].items():
     rows.append(
       (
-        f"  {name}",
+        f"  {group}",
         f"{_percent(shares['strict'])} / {_percent(shares['merged'])}",
-        f"strict / merged, n = {shares['strict']['n']}",
+        f"strict / merged, {name}, n = {shares['strict']['n']}",
       )
     )
   return rows
