@@ -7,8 +7,8 @@ Depth 6, width 256, on cached tokens of icons and generated scenes.
     --workdir=runs/star_scenes64
 
 Two AMD EPYC cores: 6.64 GFLOP a picture, 16-26 pictures/s, so the 60,000 steps
-of 32 take 20 to 33 hours. Expected: the shipped weights are an early model, 3,200 steps of
-16 with --config.batch_size=16 --config.num_steps=3200
+of 32 take 20 to 33 hours. Expected: the shipped weights are an early model,
+3,200 steps of 16 with --config.batch_size=16 --config.num_steps=3200
 --config.optimizer.schedule=cos --config.optimizer.warmup_steps=200
 --config.cache.examples=50000, 45 minutes beside other work; held-out loss 5.79
 nats a token (docs/runs/star_scenes64.json).

@@ -6,10 +6,11 @@ Icons and generated scenes, L1 + L2 + codebook loss, no adversarial term.
     --workdir=runs/tokenizer_scenes64
 
 Two AMD EPYC cores: 3.33 GFLOP a picture, 35-47 pictures/s, 9,000 steps of 16
-in about an hour. Expected: the shipped run stopped at 7,730 steps (the
-last 150 at the final learning rate) with a whole-picture PSNR of 23.3 dB on
-held-out icons and scenes, 18.8 dB over the art of full-size held-out icons, 99%
-of the codes in use (docs/runs/tokenizer_scenes64.json; launch/evaluate.py --what=tokenizer).
+in about an hour. Expected: the shipped run stopped at 7,730 steps (the last 150
+at the final learning rate) with a whole-picture PSNR of 23.3 dB on held-out
+icons and scenes, 18.8 dB over the art of full-size held-out icons, 99% of the
+codes in use (docs/runs/tokenizer_scenes64.json;
+launch/evaluate.py --what=tokenizer).
 """
 
 from __future__ import annotations
