@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from star_jax.metrics.context import Context
 
 # In the order in which "all" runs them: quick ones first.
 PARTS = ("tokenizer", "precision", "scenes", "icons", "copy", "ranking")
+# Raised when a measure changes, so that older results are not kept.
+VERSION = 1
 # Parts that also read the settings of another one.
 SETTINGS = {"copy": ("copy", "icons")}
 HEADER = ("measure", "value", "remark")
@@ -86,10 +89,11 @@ def _parse_parts(what: str) -> list[str]:
 
 
 def protocol_of(part: str, ctx: Context) -> dict[str, Any]:
-  """All that decides the figures of a part; JSON-able."""
+  """All that decides the figures of a part, as it reads back from JSON."""
   config = ctx.config
   out = {
     "part": part,
+    "version": VERSION,
     "bundle": ctx.bundle.hash,
     "n": config.n,
     "seed": config.seed,
@@ -101,7 +105,8 @@ def protocol_of(part: str, ctx: Context) -> dict[str, Any]:
   }
   if part != "tokenizer":
     out["sampling"] = {**ctx.bundle.sampling, **config.sampling.to_dict()}
-  return out
+  # Tuples would come back as lists, and no saved result would ever match.
+  return json.loads(json.dumps(out))
 
 
 def _run_part(part: str, ctx: Context, protocol: dict) -> dict[str, Any]:

@@ -43,7 +43,7 @@ MIN_GAIN = 1.5
 # Places that share more than this of their union count as one.
 SAME_PLACE = 0.6
 GOOD_MATCH = 0.8  # a match that explains this much is not looked at again
-MAX_OVERLAP = 0.35  # of the smaller box, between two detections
+MAX_OVERLAP = 0.5  # of the smaller box, between two detections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +216,8 @@ class SceneMatcher:
       )
       place.explained = self._explained(levels[1], place)
       places.append(place)
-    return _best_subset(places)
+    energy = (levels[1].planes[..., :3] ** 2).sum(-1)
+    return _best_subset(places, energy)
 
   def _coarse(self, level: _Level, allowed):
     """The best places with the templates that do best around each."""
@@ -333,23 +334,39 @@ def _jaccard(a: _Place, b: _Place) -> float:
   return shared / (a.side**2 + b.side**2 - shared)
 
 
-def _best_subset(places: list[_Place]) -> list[_Place]:
-  """Disjoint places with the largest total gain, at most MAX_OBJECTS."""
+def _best_subset(places: list[_Place], energy: np.ndarray) -> list[_Place]:
+  """Nearly disjoint places with the largest total gain, at most MAX_OBJECTS.
+
+  What two boxes share is explained once: the squared difference there
+  (`energy`, [H, W]) is taken off the total.
+  """
   places = [
     p for p in places if p.gain >= MIN_GAIN and p.explained >= MIN_EXPLAINED
   ]
-  best, best_gain = [], 0.0
-  apart = {
-    (i, j): _overlap(places[i], places[j]) <= MAX_OVERLAP
+  shared = {
+    (i, j): _shared_energy(places[i], places[j], energy)
     for i, j in itertools.combinations(range(len(places)), 2)
+    if _overlap(places[i], places[j]) <= MAX_OVERLAP
   }
+  best, best_gain = [], 0.0
   for count in range(1, min(MAX_OBJECTS, len(places)) + 1):
     for group in itertools.combinations(range(len(places)), count):
-      if all(apart[pair] for pair in itertools.combinations(group, 2)):
+      pairs = list(itertools.combinations(group, 2))
+      if all(pair in shared for pair in pairs):
         gain = sum(places[i].gain for i in group)
+        gain -= sum(shared[pair] for pair in pairs)
         if gain > best_gain:
           best, best_gain = [places[i] for i in group], gain
   return best
+
+
+def _shared_energy(a: _Place, b: _Place, energy: np.ndarray) -> float:
+  """Squared difference where two boxes overlap."""
+  part = energy[
+    max(a.y, b.y) : max(min(a.y + a.side, b.y + b.side), 0),
+    max(a.x, b.x) : max(min(a.x + a.side, b.x + b.side), 0),
+  ]
+  return float(part.sum())
 
 
 def _erased(difference: np.ndarray, places: list[_Place]) -> np.ndarray:
