@@ -41,6 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Augmentation of real pictures, as in configs/data.py.
   c.icons.white_share = 0.3
   c.icons.min_scale = 0.8
+  c.icons.lattice = 8
   c.icons.augmentation_seed = 1_000_003
 
   c.copy = ConfigDict(dict(num_real=300))

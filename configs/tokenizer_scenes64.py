@@ -35,28 +35,31 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if runlocal:
     common.shorten(c)
     c.data = "synthetic"
-    c.tokenizer.update(vocab_size=64, ch=32, ch_mult=(1, 1))
-    c.codebook.update(revive_every=5, init_batches=2)
+    c.tokenizer.update(vocab_size=64, ch=32)
+    c.codebook.update(revive_every=5, init_batches=2, init_iterations=1)
   return c
 
 
 def tokenizer() -> ConfigDict:
-  """64 px, 8 x 8 latent, 2048 codes; 167 tokens an image.
+  """64 px, 16 x 16 latent of 4 px patches, 4096 codes; 341 tokens an image.
 
-  The full grid comes twice: at 64 px the second pass over it buys more
-  detail than its tokens would as intermediate grids.
+  Features are principal components of the patches: a token is a local function
+  of the picture, so that the same shape on the same background has the same
+  tokens wherever it lies. Only the decoder sees the neighbours.
   """
   return ConfigDict(
     dict(
-      schedule=(1, 2, 3, 5, 8, 8),
-      vocab_size=2048,
-      code_dim=16,
-      ch=96,
-      ch_mult=(1, 2),
-      num_res_blocks=1,
+      schedule=(1, 2, 4, 8, 16),
+      vocab_size=4096,
+      code_dim=48,
+      ch=128,
+      ch_mult=(1,),
+      num_res_blocks=2,
       dropout=0.0,
       attention=False,
       patch_size=4,
+      linear_path=True,
+      deep_encoder=False,
       quant_conv_ks=3,
       quant_resi=0.5,
       share_quant_resi=4,
@@ -72,7 +75,9 @@ def codebook() -> ConfigDict:
   """How the codebook starts and is kept in use."""
   return ConfigDict(
     dict(
-      init_batches=8,  # batches whose features make the first codebook
+      # Batches whose patches make the linear path and the first codebook.
+      init_batches=64,
+      init_iterations=8,  # of k-means
       usage_decay=0.99,  # of the running mean of hits
       revive_every=200,  # steps; 0: never
       revive_below=0.02,  # share of the uniform expectation

@@ -39,14 +39,18 @@ MIDDLE: tuple[Rgb, ...] = (
   (206, 178, 148),  # sand
   (196, 160, 196),  # mauve
 )
+# Length of a pair of stripes, as a share of the shorter side.
+PERIODS = (0.25, 0.5)
+SHIFT = (0.035, 0.07)  # in OKLab lightness, between the tones of a pattern
 
 
 @dataclasses.dataclass(frozen=True)
 class Background:
   """kind: "plain", "gradient", "stripes" or "checker".
 
-  first, second: the two colours (equal when plain). angle: radians. period:
-  length of one stripe pair as a share of the shorter side.
+  first, second: the two colours (equal when plain). angle: radians; for a
+  checker, its phase in tiles. period: length of one stripe pair as a share of
+  the shorter side.
   """
 
   kind: str
@@ -64,11 +68,6 @@ def _lab(rgb: Rgb) -> np.ndarray:
 def distance(a: Rgb, b: Rgb) -> float:
   """OKLab distance; colours under 0.15 apart are easily confused."""
   return float(np.sqrt(((_lab(a) - _lab(b)) ** 2).sum()))
-
-
-def _jitter(rgb: Rgb, rng: np.random.Generator) -> Rgb:
-  moved = np.clip(np.array(rgb) + rng.integers(-7, 8, 3), 0, 255)
-  return tuple(int(v) for v in moved)
 
 
 def draw_background(
@@ -111,23 +110,19 @@ def draw_background(
     family = [max(nearest, key=nearest.get)]
   base = family[rng.integers(len(family))]
   other = family[rng.integers(len(family))]
-  pattern = rng.random()
-  angle, period = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.2, 0.5))
-  if pattern < 0.5:
-    plain = _jitter(base, rng)
-    return Background("plain", plain, plain, 0.0, 1.0)
-  if pattern < 0.8:
-    return Background(
-      "gradient", _jitter(base, rng), _jitter(other, rng), angle, 1.0
-    )
-  kind = "stripes" if pattern < 0.9 else "checker"
+  pattern, eighths = rng.random(), int(rng.integers(8))
+  if pattern < 0.7:
+    return Background("plain", base, base, 0.0, 1.0)
+  angle, period = eighths * np.pi / 4, PERIODS[rng.integers(len(PERIODS))]
+  if pattern < 0.85:
+    return Background("gradient", base, other, angle, 1.0)
   # Soft: the second tone is the first, a little lighter or darker.
-  shift = float(rng.uniform(0.035, 0.07))
+  shift = float(rng.uniform(*SHIFT))
   lab = _lab(base) + np.array([-shift if _lab(base)[0] > 0.5 else shift, 0, 0])
   second = tuple(int(v) for v in oklab_to_rgb(lab.astype(np.float32)))
-  if kind == "stripes":
-    angle = float(rng.integers(4)) * np.pi / 4
-  return Background(kind, base, second, angle, period)
+  if pattern < 0.925:
+    return Background("stripes", base, second, angle, period)
+  return Background("checker", base, second, float(eighths % 2), period)
 
 
 @functools.lru_cache(maxsize=16)

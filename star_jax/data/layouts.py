@@ -2,7 +2,8 @@
 
 Positions are drawn so that a told relation is beyond doubt: the objects do not
 overlap along its axis and are nearly level on the other one. Objects stand in
-square boxes; lengths are pixels, `unit` is a 64th of the shorter side.
+square boxes; lengths are pixels, `unit` is a 64th of the shorter side, `step`
+the lattice that boxes keep to: their places and sides are multiples of it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
 
 def draw_sizes(
-  rng: np.random.Generator, count: int, canvas: tuple[int, int]
+  rng: np.random.Generator, count: int, canvas: tuple[int, int], step: int = 1
 ) -> list[int]:
   """Sides of `count` boxes on an H x W canvas, pixels."""
   low, high = SIZES[count]
   unit = min(canvas) / 64
-  return [round(v * unit) for v in rng.uniform(low, high, count)]
+  return [
+    max(round(v * unit / step), 1) * step for v in rng.uniform(low, high, count)
+  ]
 
 
 def _spread(
@@ -43,14 +46,21 @@ def _spread(
   return starts
 
 
-def _boxes(centres_x, centres_y, sizes, canvas) -> list[Box]:
+def _boxes(centres_x, centres_y, sizes, canvas, step) -> list[Box]:
   height, width = canvas
   boxes = []
   for x, y, size in zip(centres_x, centres_y, sizes):
-    x0 = int(np.clip(round(x - size / 2), 0, width - size))
-    y0 = int(np.clip(round(y - size / 2), 0, height - size))
+    # Down to the lattice: sides are multiples of the step, so that boxes that
+    # did not overlap still do not.
+    x0 = _down(np.clip(round(x - size / 2), 0, width - size), step)
+    y0 = _down(np.clip(round(y - size / 2), 0, height - size), step)
     boxes.append((x0, y0, x0 + size, y0 + size))
   return boxes
+
+
+def _down(length: float, step: int) -> int:
+  """The next multiple of `step` at or below."""
+  return int(length // step) * step
 
 
 def row(
@@ -58,13 +68,14 @@ def row(
   sizes: Sequence[int],
   canvas: tuple[int, int],
   vertical: bool,
+  step: int = 1,
 ) -> list[Box]:
   """Objects side by side in order (or one above the other)."""
   unit = min(canvas) / 64
   room, across = canvas if vertical else canvas[::-1]
   gap = 2 * unit
   fits = (room - gap * len(sizes)) / sum(sizes)
-  sizes = [int(s * min(1, fits)) for s in sizes]
+  sizes = [max(_down(s * min(1, fits), step), step) for s in sizes]
   starts = _spread(rng, sizes, room - gap, gap)
   along = [gap / 2 + a + s / 2 for a, s in zip(starts, sizes)]
   tallest = max(sizes)
@@ -72,7 +83,7 @@ def row(
   reach = 0.15 * min(sizes)
   level = [line + rng.uniform(-reach, reach) for _ in sizes]
   return _boxes(
-    *((level, along) if vertical else (along, level)), sizes, canvas
+    *((level, along) if vertical else (along, level)), sizes, canvas, step
   )
 
 
@@ -81,6 +92,7 @@ def grid(
   cells: Sequence[tuple[int, int]],
   sizes: Sequence[int],
   canvas: tuple[int, int],
+  step: int = 1,
 ) -> list[Box]:
   """Objects in (row, column) cells of a 2 x 2 grid."""
   unit = min(canvas) / 64
@@ -95,19 +107,22 @@ def grid(
     middles.append([gap / 2 + a + w / 2 for a, w in zip(starts, widest)])
   x = [middles[1][c[1]] + rng.uniform(-unit, unit) for c in cells]
   y = [middles[0][c[0]] + rng.uniform(-unit, unit) for c in cells]
-  return _boxes(x, y, sizes, canvas)
+  return _boxes(x, y, sizes, canvas, step)
 
 
 def scatter(
-  rng: np.random.Generator, sizes: Sequence[int], canvas: tuple[int, int]
+  rng: np.random.Generator,
+  sizes: Sequence[int],
+  canvas: tuple[int, int],
+  step: int = 1,
 ) -> list[Box] | None:
   """Anywhere, without overlap; None if no place was found."""
   height, width = canvas
   boxes: list[Box] = []
   for size in sizes:
     for _ in range(30):
-      x0 = int(rng.integers(0, width - size + 1))
-      y0 = int(rng.integers(0, height - size + 1))
+      x0 = int(rng.integers(0, (width - size) // step + 1)) * step
+      y0 = int(rng.integers(0, (height - size) // step + 1)) * step
       box = (x0, y0, x0 + size, y0 + size)
       if not any(overlap(box, other) for other in boxes):
         boxes.append(box)

@@ -52,7 +52,10 @@ class SceneConfig:
   max_objects: at most this many (1 to 4; 4 only matters for "heldout").
   styles: art sets that may be used. style_share: how often the caption names
   the style. plain_share: how often an object keeps its own colours, and none
-  is named.
+  is named. lattice: places and sizes of objects are multiples of so many 64ths
+  of the shorter side (in whole pixels); 1 leaves them free. Objects that lie on
+  the lattice of the tokens have the same tokens wherever they lie, which a
+  model learns many times sooner.
   """
 
   size: tuple[int, int] = (64, 64)
@@ -62,6 +65,7 @@ class SceneConfig:
   styles: tuple[str, ...] = SCENE_STYLES
   style_share: float = 0.35
   plain_share: float = 0.1
+  lattice: int = 8
 
   def __post_init__(self):
     if self.split not in SPLITS:
@@ -77,12 +81,21 @@ class SceneConfig:
       raise ValueError(
         f"Scenes are at least 16 pixels high and wide, got {self.size!r}."
       )
+    if not 1 <= self.lattice <= 16:
+      raise ValueError(
+        f"lattice is 1 to 16 64ths of the side, got {self.lattice!r}."
+      )
     unknown = set(self.styles) - set(SCENE_STYLES)
     if unknown or not self.styles:
       raise ValueError(
         f"styles of scenes are among {', '.join(SCENE_STYLES)}, got"
         f" {tuple(self.styles)!r}."
       )
+
+  @property
+  def step(self) -> int:
+    """The lattice in pixels."""
+    return max(self.lattice * min(self.size) // 64, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,11 +241,12 @@ class SceneGenerator:
     first, other = self._things(rng, style, 2)
     if first.concept == other.concept:
       return None
+    canvas, step = self.config.size, self.config.step
     things = [first] * same + [other] * (total - same)
-    sizes = layouts.draw_sizes(rng, total, self.config.size)
+    sizes = layouts.draw_sizes(rng, total, canvas, step)
     # Equal things are drawn about equally large.
     sizes[1:same] = [sizes[0]] * (same - 1)
-    boxes = layouts.scatter(rng, sizes, self.config.size)
+    boxes = layouts.scatter(rng, sizes, canvas, step)
     if boxes is None:
       return None
     return style, _objects(things, boxes), (), "count"
@@ -249,23 +263,23 @@ class SceneGenerator:
 
   def _place(self, rng, count: int):
     """(layout, boxes, told relations), or None if there was no room."""
-    canvas = self.config.size
-    sizes = layouts.draw_sizes(rng, count, canvas)
+    canvas, step = self.config.size, self.config.step
+    sizes = layouts.draw_sizes(rng, count, canvas, step)
     way = rng.random()
     vertical = rng.random() < 0.5
     ahead = "above" if vertical else "left"
     if count == 1 or (way < 0.25 and count < 4):
-      boxes = layouts.scatter(rng, sizes, canvas)
+      boxes = layouts.scatter(rng, sizes, canvas, step)
       return boxes and ("list", boxes, ())
     if count == 2 or (count == 3 and way < 0.5):
-      boxes = layouts.row(rng, sizes, canvas, vertical)
+      boxes = layouts.row(rng, sizes, canvas, vertical, step)
       told = tuple(
         (i, ahead, j) for i in range(count) for j in range(i + 1, count)
       )
       return "row", boxes, told
     if count == 4:
       cells = [(0, 0), (0, 1), (1, 0), (1, 1)]
-      boxes = layouts.grid(rng, cells, sizes, canvas)
+      boxes = layouts.grid(rng, cells, sizes, canvas, step)
       if way < 0.2:
         return "list", boxes, ()
       told = ((0, "left", 1), (2, "left", 3), (0, "above", 2), (1, "above", 3))
@@ -279,7 +293,7 @@ class SceneGenerator:
       cells = [(1 - r, c) for r, c in cells]
     if vertical:
       cells = [(c, r) for r, c in cells]
-    boxes = layouts.grid(rng, cells, sizes, canvas)
+    boxes = layouts.grid(rng, cells, sizes, canvas, step)
     told = (
       (0, relation_of(boxes, 0, 1), 1),
       (2, relation_of(boxes, 2, anchor), anchor),

@@ -55,6 +55,8 @@ class IconSource:
     styles: art sets to use; empty for all.
     white_share: how often the background is white.
     min_scale: smallest side of the picture as a share of the shorter side.
+    lattice: places and sizes are multiples of so many 64ths of the shorter
+      side, as in `SceneConfig`.
     canonical: no augmentation at all: centred, full size, on white, with the
       caption used for measuring.
   """
@@ -68,6 +70,7 @@ class IconSource:
     styles: Sequence[str],
     white_share: float,
     min_scale: float,
+    lattice: int = 8,
     canonical: bool = False,
   ):
     wanted = "heldout" if check_split(split) == "heldout" else "train"
@@ -83,6 +86,7 @@ class IconSource:
     self.size = tuple(size)
     self.white_share = white_share
     self.min_scale = min_scale
+    self.step = max(lattice * min(self.size) // 64, 1)
     self.canonical = canonical
     self.positions = [
       i
@@ -110,7 +114,8 @@ class IconSource:
     rng = np.random.default_rng([seed, index])
     caption = icon_caption(record, rng)
     background = self._background(rng, rgba, record.style)
-    side = round(min(self.size) * rng.uniform(self.min_scale, 1.0))
+    share = rng.uniform(self.min_scale, 1.0)
+    side = round(min(self.size) * share / self.step) * self.step
     image = self._compose(rgba, background, side, rng.random(2))
     return image, caption, meta
 
@@ -135,7 +140,11 @@ class IconSource:
     sprite = Image.fromarray(rgba, "RGBA")
     if side != rgba.shape[0]:
       sprite = sprite.resize((side, side), Image.Resampling.LANCZOS)
-    y, x = (round((room - side) * share) for room, share in zip(self.size, at))
+    # Every place on the lattice is as likely.
+    y, x = (
+      int(share * ((room - side) // self.step + 0.999)) * self.step
+      for room, share in zip(self.size, at)
+    )
     blend(canvas, np.asarray(sprite), x, y)
     return canvas
 

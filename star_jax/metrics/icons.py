@@ -67,6 +67,7 @@ def augmented(ctx: Context, numbers: np.ndarray) -> np.ndarray:
       styles=(),
       white_share=options.white_share,
       min_scale=options.min_scale,
+      lattice=options.lattice,
     )
     for split in ("train", "heldout")
   }

@@ -18,8 +18,13 @@ NORM_GROUPS = 32
 NORM_EPS = 1e-6
 
 
-def _conv3x3(features: int, dtype: str, name: str) -> nn.Conv:
-  return nn.Conv(features, (3, 3), padding=1, dtype=dtype, name=name)
+def _conv3x3(
+  features: int, dtype: str, name: str, zero_init: bool = False
+) -> nn.Conv:
+  init = nn.initializers.zeros if zero_init else nn.linear.default_kernel_init
+  return nn.Conv(
+    features, (3, 3), padding=1, dtype=dtype, name=name, kernel_init=init
+  )
 
 
 class GroupNorm(nn.Module):
@@ -173,7 +178,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """[B, h, w, code_dim] (after `post_quant_conv`) -> images, not clamped."""
+  """[B, h, w, code_dim] (after `post_quant_conv`) -> images, not clamped.
+
+  zero_init: start with the output 0, for a decoder that corrects another one.
+  """
 
   ch: int
   ch_mult: tuple[int, ...]
@@ -182,6 +190,7 @@ class Decoder(nn.Module):
   attention: bool
   patch_size: int
   dtype: str
+  zero_init: bool = False
 
   @nn.compact
   def __call__(self, z_BhwCv: jax.Array, deterministic: bool) -> jax.Array:
@@ -206,6 +215,6 @@ class Decoder(nn.Module):
         x = Upsample(self.dtype, name=f"up_{i}_upsample")(x)
     x = nn.silu(GroupNorm(self.dtype, name="norm_out")(x))
     p = self.patch_size
-    x = _conv3x3(3 * p * p, self.dtype, "conv_out")(x)
+    x = _conv3x3(3 * p * p, self.dtype, "conv_out", self.zero_init)(x)
     x = einops.rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=p, q=p)
     return x.astype(jnp.float32)

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax.reductions import argmin_last
 from star_jax.tokenizer import resize
 from star_jax.tokenizer.config import VQVAEConfig
-from star_jax.tokenizer.quantizer import Quantizer
+from star_jax.tokenizer.quantizer import HIGHEST, Quantizer
 
 # Noise on copied vectors, relative to their spread, so that no two codes are
 # equal (the first of two equal codes would take every hit).
@@ -30,12 +31,13 @@ def init_codebook_from_features(
   f_BhwCv: jax.Array,
   key: jax.Array,
   config: VQVAEConfig,
+  iterations: int = 0,
 ) -> dict[str, Any]:
   """Parameters whose codebook is made of the data's own residuals.
 
   Scale by scale, a share of the codebook (in proportion to the square root of
-  the tokens of the scale) is drawn from the residual vectors of that scale,
-  which are then quantized with the codes drawn so far.
+  the tokens of the scale) is drawn from the residual vectors of that scale and
+  refined by k-means; the residuals are then quantized with the codes so far.
 
   Args:
     params: parameters of a `VQVAE`.
@@ -43,6 +45,7 @@ def init_codebook_from_features(
       of V / h / w images or more.
     key: PRNG key.
     config: of the same tokenizer.
+    iterations: of k-means (Lloyd's) over the vectors of each scale.
 
   Returns:
     A copy of `params` with another "quantizer/codebook_VCv".
@@ -61,6 +64,8 @@ def init_codebook_from_features(
     z_NCv = einops.rearrange(z_BhwCv, "b h w c -> (b h w) c")
     wanted = int(ends[k]) - codes_VCv.shape[0]
     fresh = draw_candidates(z_NCv, wanted, jax.random.fold_in(key, k))
+    for _ in range(iterations):
+      fresh = _lloyd(fresh, z_NCv)
     codes_VCv = jnp.concatenate([codes_VCv, fresh])
     # Not yet drawn entries repeat drawn ones, so that they change nothing.
     filled = jnp.resize(codes_VCv, (config.vocab_size, config.code_dim))
@@ -104,6 +109,19 @@ def draw_candidates(
   drawn = candidates_NCv[jnp.resize(order_N, count)]
   noise = jax.random.normal(noise_key, drawn.shape)
   return drawn + JITTER * jnp.std(candidates_NCv) * noise
+
+
+@jax.jit
+def _lloyd(codes_VCv: jax.Array, z_NCv: jax.Array) -> jax.Array:
+  """Each code becomes the mean of the vectors that are nearest to it."""
+  distance_NV = jnp.sum(jnp.square(codes_VCv), -1) - 2 * jnp.einsum(
+    "nc,vc->nv", z_NCv, codes_VCv, precision=HIGHEST
+  )
+  nearest_N = argmin_last(distance_NV)
+  count_V = jnp.zeros(len(codes_VCv)).at[nearest_N].add(1.0)
+  total_VCv = jnp.zeros_like(codes_VCv).at[nearest_N].add(z_NCv)
+  mean_VCv = total_VCv / jnp.maximum(count_V, 1.0)[:, None]
+  return jnp.where(count_V[:, None] > 0, mean_VCv, codes_VCv)
 
 
 def _approximation(

@@ -29,6 +29,10 @@ class VQVAEConfig:
     patch_size: pixels per side that are folded into channels before the
       encoder and unfolded after the decoder; 1 is the official layout, larger
       values make small models cheap.
+    linear_path: a linear map of each patch of `downsample` pixels to its
+      feature vector and back, beside the convolutional path.
+    deep_encoder: with `linear_path`, False leaves the convolutional encoder
+      out: features are then strictly local to their patch.
     quant_conv_ks: kernel side of the convolutions around the quantizer.
     quant_resi: mixing ratio of phi; its sign is dropped, 0 switches phi off.
     share_quant_resi: number of phi convolutions; 0 is one per scale.
@@ -48,6 +52,8 @@ class VQVAEConfig:
   dropout: float = 0.0
   attention: bool = True
   patch_size: int = 1
+  linear_path: bool = False
+  deep_encoder: bool = True
   quant_conv_ks: int = 3
   quant_resi: float = 0.5
   share_quant_resi: int = 4
@@ -81,6 +87,11 @@ class VQVAEConfig:
       raise ValueError(
         f"vq_loss_reduction is one of {VQ_LOSS_REDUCTIONS}, got"
         f" {self.vq_loss_reduction!r}."
+      )
+    if not (self.linear_path or self.deep_encoder):
+      raise ValueError(
+        "deep_encoder = False needs linear_path = True: the tokenizer would"
+        " have no encoder."
       )
     if self.dtype not in DTYPES:
       raise ValueError(f"dtype is one of {DTYPES}, got {self.dtype!r}.")

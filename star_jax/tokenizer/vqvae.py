@@ -12,9 +12,11 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.linear import default_kernel_init
 
 from star_jax.tokenizer.blocks import Decoder, Encoder
 from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.linear_path import LinearPath
 from star_jax.tokenizer.quantizer import HIGHEST, Quantizer
 
 
@@ -56,11 +58,18 @@ class VQVAE(nn.Module):
       "dtype": c.dtype,
     }
     side = (c.quant_conv_ks, c.quant_conv_ks)
-    self.encoder = Encoder(code_dim=c.code_dim, **shared)
-    self.decoder = Decoder(**shared)
+    self.decoder = Decoder(**shared, zero_init=c.linear_path)
     self.quantizer = Quantizer(c)
     # These two belong to the quantizer's side of the precision policy.
-    self.quant_conv = nn.Conv(c.code_dim, side, precision=HIGHEST)
+    if c.deep_encoder:
+      self.encoder = Encoder(code_dim=c.code_dim, **shared)
+      # Beside a linear path the deep one starts as a correction of 0.
+      init = nn.initializers.zeros if c.linear_path else default_kernel_init
+      self.quant_conv = nn.Conv(
+        c.code_dim, side, precision=HIGHEST, kernel_init=init
+      )
+    if c.linear_path:
+      self.linear_path = LinearPath(c.code_dim, c.downsample)
     self.post_quant_conv = nn.Conv(c.code_dim, side, precision=HIGHEST)
 
   def __call__(
@@ -70,9 +79,8 @@ class VQVAE(nn.Module):
     deterministic = not train
     f_BhwCv = self._features(image_BHW3, deterministic)
     quantized = self.quantizer(f_BhwCv)
-    z_BhwCv = self.post_quant_conv(quantized.f_hat_BhwCv)
     return VQVAEOutput(
-      recon_BHW3=self.decoder(z_BhwCv, deterministic),
+      recon_BHW3=self._decoded(quantized.f_hat_BhwCv, deterministic),
       vq_loss=quantized.vq_loss,
       idx_BL=quantized.idx_BL,
       f_BhwCv=f_BhwCv,
@@ -90,8 +98,7 @@ class VQVAE(nn.Module):
 
   def decode(self, f_hat_BhwCv: jax.Array) -> jax.Array:
     """f_hat [B, h, w, Cv] -> images [B, H, W, 3] clamped to [-1, 1]."""
-    z_BhwCv = self.post_quant_conv(f_hat_BhwCv)
-    return jnp.clip(self.decoder(z_BhwCv, deterministic=True), -1, 1)
+    return jnp.clip(self._decoded(f_hat_BhwCv, deterministic=True), -1, 1)
 
   def residuals(self, f_BhwCv: jax.Array) -> jax.Array:
     """Features -> the vectors [B, L, Cv] that are looked up as tokens."""
@@ -135,5 +142,17 @@ class VQVAE(nn.Module):
         f" {size[1]}, 3) ({self.config.schedule.final_grid} tokens of"
         f" {self.config.downsample} px), got {image_BHW3.shape}."
       )
-    z_BhwCv = self.encoder(image_BHW3, deterministic)
-    return self.quant_conv(z_BhwCv.astype(jnp.float32))
+    f_BhwCv = 0.0
+    if self.config.deep_encoder:
+      z_BhwCv = self.encoder(image_BHW3, deterministic)
+      f_BhwCv = self.quant_conv(z_BhwCv.astype(jnp.float32))
+    if self.config.linear_path:
+      f_BhwCv += self.linear_path.encode(image_BHW3)
+    return f_BhwCv
+
+  def _decoded(self, f_hat_BhwCv: jax.Array, deterministic: bool) -> jax.Array:
+    z_BhwCv = self.post_quant_conv(f_hat_BhwCv)
+    image_BHW3 = self.decoder(z_BhwCv, deterministic)
+    if self.config.linear_path:
+      image_BHW3 += self.linear_path.decode(f_hat_BhwCv)
+    return image_BHW3

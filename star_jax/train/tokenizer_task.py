@@ -23,6 +23,7 @@ from PIL import Image
 from star_jax.bundle import save_bundle
 from star_jax.tokenizer import codebook as codebook_lib
 from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.linear_path import init_linear_path
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train import batches as batches_lib
 from star_jax.train.losses import reconstruction_loss
@@ -100,23 +101,29 @@ class TokenizerTask:
     return self._eval_batches
 
   def start(self, state: TrainState, batches: BatchIterator) -> TrainState:
-    """The codebook is made of features of the first batches."""
-    count = self.config.codebook.init_batches
-    if not count:
+    """Linear path and codebook are made of the first batches."""
+    options = self.config.codebook
+    images = [next(batches)["image"] for _ in range(options.init_batches)]
+    if not images:
       return state
+    params = state.params
+    if self.vqvae_config.linear_path:
+      params = init_linear_path(
+        params,
+        batches_lib.to_unit(np.concatenate(images)),
+        self.vqvae_config.downsample,
+      )
     features = jax.jit(
       lambda params, image: self.vqvae.apply(
         {"params": params}, batches_lib.to_unit(image), method="features"
       )
     )
-    f_BhwCv = jnp.concatenate(
-      [features(state.params, next(batches)["image"]) for _ in range(count)]
-    )
     params = codebook_lib.init_codebook_from_features(
-      state.params,
-      f_BhwCv,
+      params,
+      jnp.concatenate([features(params, image) for image in images]),
       jax.random.key(self.config.seed),
       self.vqvae_config,
+      options.init_iterations,
     )
     averaged = state.ema_params
     if averaged is not None:
