@@ -58,6 +58,8 @@ def training(stage: str) -> ConfigDict:
 def optimizer() -> ConfigDict:
   """AdamW as in VAR and STAR; see star_jax/train/optimizer.py."""
   o = ConfigDict()
+  o.name = "adamw"  # or "muon": orthogonalised momentum inside the layers
+  o.muon_beta = 0.95
   o.schedule = "cos"
   o.learning_rate = 1e-4
   o.warmup_steps = 500
@@ -72,6 +74,9 @@ def optimizer() -> ConfigDict:
   o.eps = 1e-8
   o.clip_norm = 2.0  # 0: off
   o.ema_decay = 0.0  # 0: no average
+  # Beginnings of parameter paths that are trained, such as "decoder"; empty:
+  # all of them.
+  o.train_only = ()
   return o
 
 

@@ -26,15 +26,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
   runlocal = common.parse_arg(arg)
   c = common.training("transformer")
   c.num_steps = 60_000
-  c.optimizer.schedule = "lin0"
-  c.optimizer.learning_rate = 1e-3
+  c.optimizer.name = "muon"
+  # Constant, so that a run can be made longer; the average stands for decay.
+  c.optimizer.schedule = "constant"
+  c.optimizer.learning_rate = 2e-3
   c.optimizer.warmup_steps = 500
   c.optimizer.ema_decay = 0.999
   c.cond_drop_rate = 0.1
+  # How many tokens of the last scale a step looks at, drawn anew; 0: all. They
+  # are three quarters of all tokens and say least about what is in a picture.
+  c.tail_tokens = 0 if runlocal else 96
   c.model = ConfigDict(PRESETS["test"] if runlocal else model())
   c.tokenizer_path = "runs/tokenizer_scenes64/bundle"
   c.text = ConfigDict(dict(name="minilm-l6", max_tokens=32, path=""))
   c.data = "cache"
+  c.data_options.mixture = ConfigDict(dict(icons=0.25, scenes=0.75))
   c.cache = cache("data_cache/tokens_scenes64")
   c.sampling = sampling()
   if runlocal:

@@ -100,17 +100,21 @@ def attend(
   v_BNmd: jax.Array,
   scale: float,
   mask: jax.Array | np.ndarray | None = None,
+  bias_m: np.ndarray | None = None,
 ) -> jax.Array:
   """Softmax attention, logits and softmax in float32; a row that sees no key
   yields 0.
 
-  `mask` is bool, True = keep, broadcastable to [B, N, q, m].
+  `mask` is bool, True = keep, broadcastable to [B, N, q, m]; `bias_m` is added
+  to the logits of each key.
   """
   logits = jnp.einsum(
     "bnqd,bnmd->bnqm", q_BNqd, k_BNmd, preferred_element_type=jnp.float32
   )
   if scale != 1.0:
     logits = logits * scale
+  if bias_m is not None:
+    logits = logits + bias_m
   if mask is not None:
     logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
   # The division comes after the product with v: the backward pass then holds
@@ -130,13 +134,13 @@ def attend(
   return (out / total).astype(v_BNmd.dtype)
 
 
-def _blocked(q, k, v, scale: float, rect: Rectangle) -> jax.Array:
+def _blocked(q, k, v, scale: float, rect: Rectangle, bias_m=None) -> jax.Array:
   """One rectangle, block after block; backward recomputes each block."""
   size = -(-(rect.end - rect.begin) // rect.blocks)
   padding = size * rect.blocks - (rect.end - rect.begin)
   q = jnp.pad(q, ((0, 0), (0, 0), (0, padding), (0, 0)))
   q = rearrange(q, "b n (g q) d -> g b n q d", g=rect.blocks)
-  body = jax.checkpoint(lambda q: attend(q, k, v, scale))
+  body = jax.checkpoint(lambda q: attend(q, k, v, scale, None, bias_m))
   out = rearrange(jax.lax.map(body, q), "g b n q d -> b n (g q) d")
   return out[:, :, : rect.end - rect.begin]
 
@@ -150,6 +154,7 @@ def scale_causal_attention(
   scale: float = 1.0,
   query_block: int = 256,
   backend: str = "xla",
+  tail_weight: float = 1.0,
 ) -> jax.Array:
   """Self-attention of all scales at once: [B, N, L, d] -> [B, N, L, d].
 
@@ -159,6 +164,9 @@ def scale_causal_attention(
     query_block: most queries of one block; it bounds every temporary at
       [B, N, query_block, L].
     backend: "xla", plain products.
+    tail_weight: how many tokens of the last scale each one at hand stands for,
+      where a training step only looks at some of them: its weight in the
+      softmax of that scale.
   """
   if backend not in BACKENDS:
     raise ValueError(
@@ -173,10 +181,16 @@ def scale_causal_attention(
   for rect in plan:
     q = q_BNLd[:, :, rect.begin : rect.end]
     k, v = k_BNLd[:, :, : rect.end], v_BNLd[:, :, : rect.end]
+    bias_m = None
+    if tail_weight != 1.0 and rect.end == sum(lengths):
+      bias_m = np.zeros(rect.end, np.float32)
+      bias_m[rect.end - lengths[-1] :] = np.log(tail_weight)
     if rect.blocks > 1:
-      out.append(_blocked(q, k, v, scale, rect))
+      out.append(_blocked(q, k, v, scale, rect, bias_m))
       continue
-    one = functools.partial(attend, scale=scale, mask=rect.mask())
+    one = functools.partial(
+      attend, scale=scale, mask=rect.mask(), bias_m=bias_m
+    )
     out.append((jax.checkpoint(one) if recompute else one)(q, k, v))
   return jnp.concatenate(out, axis=2)
 

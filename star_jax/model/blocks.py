@@ -69,6 +69,7 @@ class BlockContext:
   lengths: tokens of every scale at hand.
   begin: offset of the scale that is decoded; None: all scales at once.
   deterministic: no drop path.
+  tail_weight: see `scale_causal_attention`.
   """
 
   cos_Lp: jax.Array | None
@@ -78,6 +79,7 @@ class BlockContext:
   lengths: tuple[int, ...] = flax.struct.field(pytree_node=False)
   begin: int | None = flax.struct.field(pytree_node=False)
   deterministic: bool = flax.struct.field(pytree_node=False)
+  tail_weight: float = flax.struct.field(pytree_node=False, default=1.0)
 
 
 def weight_init(std: float):
@@ -177,7 +179,12 @@ class SelfAttention(nn.Module):
     options = {"scale": logit_scale(cfg), "query_block": cfg.query_block}
     if context.begin is None:
       out = scale_causal_attention(
-        q, k, self._split(v), context.lengths, **options
+        q,
+        k,
+        self._split(v),
+        context.lengths,
+        tail_weight=context.tail_weight,
+        **options,
       )
     else:
       k = rearrange(k, "b n l d -> b l (n d)")

@@ -26,11 +26,18 @@ from star_jax.model.blocks import (
 )
 from star_jax.model.config import StarConfig
 from star_jax.model.rope import rope_tables
+from star_jax.scales import ScaleSchedule
 from star_jax.text.states import TextStates
 
 # What must not be rounded to bfloat16 or TF32 by the hardware: embeddings of
 # codes, conditions and the head (DESIGN, precision policy).
 HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def kept_tokens(schedule: ScaleSchedule, kept_tail_l: jax.Array) -> jax.Array:
+  """int [L']: all tokens but the last scale's, then those kept of it."""
+  begin = schedule.begin_ends[-1][0]
+  return jnp.concatenate([jnp.arange(begin), begin + kept_tail_l])
 
 
 class Star(nn.Module):
@@ -80,6 +87,7 @@ class Star(nn.Module):
     x_BLCv_wo_first_l: jax.Array,
     text: TextStates,
     *,
+    kept_tail_l: jax.Array | None = None,
     deterministic: bool = True,
     return_features: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
@@ -89,12 +97,15 @@ class Star(nn.Module):
       x_BLCv_wo_first_l: float [B, L - 1, Cv], the tokenizer's
         `teacher_forcing_input`: what scale k >= 1 sees of the scales before.
       text: states of the B captions.
+      kept_tail_l: int [l'], which tokens of the last scale to look at, without
+        repeats; the others neither attend nor are attended to, and those kept
+        stand for them in the softmax. None: all of them.
       deterministic: False in training: drop path is on.
       return_features: also return float32 [B, L, C], the output of the last
         block before the final norm.
 
     Returns:
-      float32 logits [B, L, V].
+      float32 logits [B, L, V]; L without the tokens not looked at.
     """
     cfg = self.config
     schedule = cfg.schedule
@@ -102,6 +113,10 @@ class Star(nn.Module):
       schedule.num_tokens - 1,
       cfg.code_dim,
     ), (x_BLCv_wo_first_l.shape, schedule, cfg.code_dim)
+    tokens = np.arange(schedule.num_tokens)
+    if kept_tail_l is not None:
+      tokens = kept_tokens(schedule, kept_tail_l)
+      x_BLCv_wo_first_l = x_BLCv_wo_first_l[:, tokens[1:] - 1]
     x_BLC = jnp.concatenate(
       [
         self._start(text.pooled_BD),
@@ -109,7 +124,6 @@ class Star(nn.Module):
       ],
       axis=1,
     )
-    tokens = slice(0, schedule.num_tokens)
     x_BLC, _ = self._layers(
       x_BLC, tokens, self.cross_kv(text), None, deterministic
     )
@@ -155,7 +169,7 @@ class Star(nn.Module):
       x_BlC = self._start(pooled_BD)
     else:
       x_BlC = self.word_embed(x_BlCv.astype(jnp.float32))
-    tokens = slice(*schedule.begin_ends[k])
+    tokens = np.arange(*schedule.begin_ends[k])
     assert x_BlC.shape[1] == schedule.lengths[k], (k, x_BlC.shape, schedule)
     x_BlC, cache = self._layers(x_BlC, tokens, cross, cache, True)
     return self._head(x_BlC), cache
@@ -168,7 +182,7 @@ class Star(nn.Module):
   def _layers(
     self,
     x_BLC: jax.Array,
-    tokens: slice,
+    tokens: np.ndarray | jax.Array,
     cross: CrossKV,
     cache: KVCache | None,
     deterministic: bool,
@@ -177,13 +191,22 @@ class Star(nn.Module):
 
     Args:
       x_BLC: embedded tokens.
-      tokens: which of all L tokens they are.
+      tokens: which of all L tokens they are; traced if some of the last scale
+        are left out.
       cross: text keys and values.
       cache: None for all scales at once.
       deterministic: no drop path.
     """
     cfg = self.config
-    lvl_L = cfg.schedule.level_ids[tokens]
+    schedule, tail_weight = cfg.schedule, 1.0
+    if isinstance(tokens, np.ndarray):
+      lvl_L = schedule.level_ids[tokens]
+      lengths = tuple(np.unique(lvl_L, return_counts=True)[1].tolist())
+    else:
+      kept = len(tokens) - schedule.begin_ends[-1][0]
+      lengths = (*schedule.lengths[:-1], kept)
+      lvl_L = np.repeat(np.arange(schedule.num_scales), lengths)
+      tail_weight = schedule.lengths[-1] / kept
     if cfg.lvl_embed:
       x_BLC = x_BLC + self.lvl_embed[lvl_L]
     cos_Lp = sin_Lp = cond_L6C = None
@@ -191,7 +214,7 @@ class Star(nn.Module):
       x_BLC = x_BLC + self.pos_embed[tokens]
     else:
       cos_Lp, sin_Lp = (
-        jnp.asarray(table[tokens])
+        jnp.asarray(table)[tokens]
         for table in rope_tables(
           cfg.schedule,
           cfg.head_dim,
@@ -207,9 +230,10 @@ class Star(nn.Module):
       sin_Lp=sin_Lp,
       mask_BT=cross.mask_BT,
       cond_L6C=cond_L6C,
-      lengths=tuple(np.unique(lvl_L, return_counts=True)[1].tolist()),
-      begin=None if cache is None else tokens.start,
+      lengths=lengths,
+      begin=None if cache is None else int(tokens[0]),
       deterministic=deterministic,
+      tail_weight=tail_weight,
     )
     layers = LayerInputs(
       index=jnp.arange(cfg.depth, dtype=jnp.int32),

@@ -7,12 +7,15 @@ a cache of other parts is refused.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from star_jax.bundle import TextSettings, load_bundle
 from star_jax.scales import ScaleSchedule
@@ -22,11 +25,18 @@ from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.batches import to_unit
 
 SYNTHETIC = "synthetic"
+# Parameters that only turn f_hat into pixels.
+DECODER = ("decoder/", "post_quant_conv/", "linear_path/out/")
+HASH_DIGITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenTokenizer:
-  """A trained tokenizer; `hash` names its weights and settings."""
+  """A trained tokenizer; `hash` names what its tokens depend on.
+
+  Two tokenizers with one hash give a picture the same tokens, and tokens the
+  same meaning for the transformer; their decoders may differ.
+  """
 
   vqvae: VQVAE
   params: dict[str, Any]
@@ -58,9 +68,20 @@ def load_tokenizer(path: str) -> FrozenTokenizer:
       " directory that a stage 1 run has written."
     )
   bundle = load_bundle(path)
-  return FrozenTokenizer(
-    VQVAE(bundle.tokenizer_config), bundle.params["tokenizer"], bundle.hash
-  )
+  config, params = bundle.tokenizer_config, bundle.params["tokenizer"]
+  return FrozenTokenizer(VQVAE(config), params, token_hash(config, params))
+
+
+def token_hash(config: VQVAEConfig, params: dict[str, Any]) -> str:
+  """Hex digits that change with everything but the decoder."""
+  settings = config.to_dict()
+  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+  flat = traverse_util.flatten_dict(params, sep="/")
+  for name in sorted(flat):
+    if not name.startswith(DECODER):
+      digest.update(name.encode())
+      digest.update(np.asarray(flat[name], np.float32).tobytes())
+  return digest.hexdigest()[:HASH_DIGITS]
 
 
 def random_tokenizer(

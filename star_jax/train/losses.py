@@ -28,7 +28,10 @@ def token_losses(
 
 
 def scale_means(values_BL: jax.Array, schedule: ScaleSchedule) -> jax.Array:
-  """Mean over the batch and the tokens of each scale, [K]."""
+  """Mean over the batch and the tokens of each scale, [K].
+
+  Of the last scale there may be fewer tokens than the schedule has.
+  """
   return jnp.stack(
     [jnp.mean(values_BL[:, begin:end]) for begin, end in schedule.begin_ends]
   )
@@ -37,7 +40,10 @@ def scale_means(values_BL: jax.Array, schedule: ScaleSchedule) -> jax.Array:
 def next_scale_loss(
   logits_BLV: jax.Array, idx_BL: jax.Array, schedule: ScaleSchedule
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Mean cross-entropy over all tokens (golden README, rule 13).
+  """Mean cross-entropy over the tokens at hand (golden README, rule 13).
+
+  Without some tokens of the last scale, those that are kept count as much as
+  any other: the coarse scales then weigh more than in the mean over all.
 
   Returns:
     The loss, and the metrics loss, acc (all tokens), loss_k, acc_k (per scale,

@@ -1,5 +1,8 @@
 """AdamW as VAR and STAR train with it: schedules, decay mask, clipping, EMA.
 
+`muon` replaces Adam by orthogonalised momentum on the matrices of the layers
+(arXiv 2502.16982), for short trainings.
+
 The schedules are those of `utils/lr_control.py` in both official code bases
 (golden README, rule 31), the decay mask is rule 32.
 """
@@ -14,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import traverse_util
 
 PyTree = Any
@@ -38,6 +42,12 @@ OFFICIAL_NO_DECAY = (
 )
 # Collections whose arrays carry a leading layer axis (layers under nn.scan).
 STACKED = ("blocks", "cross")
+NAMES = ("adamw", "muon")
+# Stacked matrices: axis 0 is the layer, 1 the input, -1 the output.
+MATRICES = ("kernel", "qkv", "kv")
+# Root mean square of an orthogonalised update, that of a typical Adam update,
+# so that both take the same learning rate (arXiv 2502.16982, section 2.2).
+UPDATE_RMS = 0.2
 # Flat part of the linear schedules, as a share of the run after warm-up.
 _FLAT = {"lin": 0.15, "lin0": 0.05, "lin00": 0.0, "exp": 0.15}
 SCHEDULES = ("cos", "lin", "lin0", "lin00", "lin<share>", "exp", "constant")
@@ -181,6 +191,62 @@ def scheduled_weight_decay(
   return optax.GradientTransformation(init, update)
 
 
+def _direction(config) -> optax.GradientTransformation:
+  """The update before decay and learning rate."""
+  adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps)
+  if config.name == "adamw":
+    return adam
+  if config.name != "muon":
+    raise ValueError(
+      f"optimizer.name is one of {', '.join(NAMES)}, got {config.name!r}."
+    )
+  axes = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=-1)
+  muon = optax.chain(
+    optax.contrib.scale_by_muon(
+      beta=config.muon_beta,
+      weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: axes, tree),
+    ),
+    optax.stateless(
+      lambda updates, params: jax.tree.map(
+        lambda u: u * UPDATE_RMS * max(u.shape[1], u.shape[-1]) ** 0.5, updates
+      )
+    ),
+  )
+  return optax.partition({"adam": adam, "muon": muon}, muon_labels)
+
+
+def muon_labels(params: PyTree) -> PyTree:
+  """ "muon" for the matrices of the stacked layers, "adam" for the rest."""
+  flat = traverse_util.flatten_dict(params)
+  return traverse_util.unflatten_dict(
+    {
+      path: "muon"
+      if path[0] in STACKED and path[-1] in MATRICES and leaf.ndim > 2
+      else "adam"
+      for path, leaf in flat.items()
+    }
+  )
+
+
+def kept_mask(params: PyTree, train_only: Sequence[str]) -> PyTree:
+  """False for paths that start with one of `train_only`, else True.
+
+  Raises:
+    ValueError: one of them is no parameter.
+  """
+  flat = traverse_util.flatten_dict(params, sep="/")
+  for start in train_only:
+    if not any(path.startswith(start) for path in flat):
+      known = sorted({path.split("/")[0] for path in flat})
+      raise ValueError(
+        f"optimizer.train_only names {start!r}, but the parameters are"
+        f" {', '.join(known)}."
+      )
+  return traverse_util.unflatten_dict(
+    {path: not path.startswith(tuple(train_only)) for path in flat}, sep="/"
+  )
+
+
 def build_optimizer(config, num_steps: int) -> Optimizer:
   """From `config.optimizer` (the keys are listed in configs/common.py)."""
   learning_rate = learning_rate_schedule(
@@ -199,10 +265,18 @@ def build_optimizer(config, num_steps: int) -> Optimizer:
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm > 0
     else optax.identity(),
-    optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
+    _direction(config),
     scheduled_weight_decay(weight_decay, lambda p: decay_mask(p, no_decay)),
     optax.scale_by_learning_rate(learning_rate),
   )
+  if config.train_only:
+    # First, so that the clipped norm is that of the trained part; and last,
+    # since weight decay is added on the way.
+    keep = optax.masked(
+      optax.set_to_zero(),
+      lambda params: kept_mask(params, tuple(config.train_only)),
+    )
+    tx = optax.chain(keep, tx, keep)
   return Optimizer(tx, learning_rate, weight_decay, config.ema_decay)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from star_jax.bundle import TextSettings, example_inputs, save_bundle
 from star_jax.data.token_cache import TokenCache, check_identity
 from star_jax.model.config import StarConfig
-from star_jax.model.star import Star
+from star_jax.model.star import Star, kept_tokens
 from star_jax.pictures import contact_sheet, to_pil
 from star_jax.sampling.sampler import (
   Knobs,
@@ -97,14 +97,19 @@ class TransformerTask:
       text_mask_BT=batch["text_mask"],
       pooled_BD=batch["pooled"].astype(jnp.float32),
     )
-    drop_key, path_key = jax.random.split(key)
+    drop_key, path_key, tail_key = jax.random.split(key, 3)
+    kept_tail_l = None
     if train:
       rate = self.config.cond_drop_rate
       text = drop_condition(text, frozen["null"], rate, drop_key)
+      if self.config.tail_tokens:
+        kept_tail_l = draw_tail(schedule, self.config.tail_tokens, tail_key)
+        idx_BL = idx_BL[:, kept_tokens(schedule, kept_tail_l)]
     logits_BLV = self.star.apply(
       {"params": params},
       x_BLCv,
       text,
+      kept_tail_l=kept_tail_l,
       deterministic=not train,
       rngs={"drop_path": path_key},
     )
@@ -245,6 +250,21 @@ def load_frozen(config, star_config: StarConfig):
     config.text.name, config.text.max_tokens, config.text.path or None
   )
   return tokenizer, text
+
+
+def draw_tail(schedule, count: int, key: jax.Array) -> jax.Array:
+  """int [count]: tokens of the last scale that a step looks at, in order.
+
+  Raises:
+    ValueError: the scale has fewer tokens.
+  """
+  length = schedule.lengths[-1]
+  if not 0 < count <= length:
+    raise ValueError(
+      f"config.tail_tokens is 1 to {length}, the tokens of the last scale, or"
+      f" 0 for all of them, got {count}."
+    )
+  return jnp.sort(jax.random.permutation(key, length)[:count])
 
 
 def drop_condition(

@@ -172,3 +172,20 @@ def test_temporaries_stay_bounded_at_1024_px_proportions():
   assert blocked < 6 * tile + 16 * one_array, (blocked, tile, one_array)
   # All scales at once keep the probabilities for the backward pass.
   assert temporaries(schedule.num_tokens) > 2 * pairs > 2 * blocked
+
+
+@pytest.mark.parametrize("query_block", [2, 256])
+def test_kept_tail_tokens_stand_for_the_others(query_block):
+  """Equal keys and values: some of them, weighted, are as good as all."""
+  lengths, kept = (1, 4, 9), (0, 4, 5)
+  q, k, v = draw(14)
+  k, v = (x.at[:, :, 5:].set(x[:, :, 5:6]) for x in (k, v))
+  full = scale_causal_attention(q, k, v, lengths, query_block=query_block)
+  rows = jnp.asarray([*range(5), *(5 + i for i in kept)])
+  some = scale_causal_attention(
+    *(x[:, :, rows] for x in (q, k, v)),
+    (1, 4, 3),
+    query_block=query_block,
+    tail_weight=3.0,
+  )
+  np.testing.assert_allclose(some, full[:, :, rows], atol=1e-5)

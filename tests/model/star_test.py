@@ -136,6 +136,30 @@ def test_no_gradient_from_later_scales(variant):
       assert (np.abs(grad_KBLCv[k, :, : end - 1]).max(-1) > 0).all()
 
 
+@pytest.mark.parametrize("variant", ["blocked", "absolute"])
+def test_a_part_of_the_last_scale(variant):
+  config = make_config(**VARIANTS[variant])
+  x, text = make_inputs(config)
+  params = make_params(config)
+
+  @functools.partial(jax.jit, compiler_options=QUICK)
+  def some(kept_tail_l):
+    return Star(config).apply(
+      {"params": params}, x, text, kept_tail_l=kept_tail_l
+    )
+
+  full = forward(config, params, x, text)
+  begin, end = config.schedule.begin_ends[-1]
+  everything = jnp.arange(end - begin)
+  np.testing.assert_allclose(some(everything), full, atol=1e-5)
+  part = some(everything[1::2])
+  # Coarser scales do not see the last one; the tokens kept are at their place.
+  np.testing.assert_allclose(part[:, :begin], full[:, :begin], atol=1e-5)
+  assert part.shape[1] == begin + (end - begin) // 2
+  other = some(everything[1::2].at[0].set(0))
+  assert jnp.abs(other[:, begin] - part[:, begin]).max() > 1e-3
+
+
 @pytest.mark.parametrize("run", [forward, decode])
 def test_a_sample_does_not_see_its_neighbours(run):
   config = make_config()

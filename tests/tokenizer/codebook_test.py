@@ -89,3 +89,16 @@ def test_more_codes_than_candidates():
   )
   assert drawn.shape == (5, 1)
   assert len(np.unique(drawn)) == 5
+
+
+def test_k_means_lowers_the_loss_further():
+  quantizer, params, f = _setup()
+
+  @functools.partial(jax.jit, static_argnames="iterations")
+  def loss(iterations):
+    started = codebook.init_codebook_from_features(
+      params, f, jax.random.key(2), CONFIG, iterations
+    )
+    return quantizer.apply({"params": started["quantizer"]}, f).vq_loss
+
+  assert loss(5) < 0.96 * loss(0)

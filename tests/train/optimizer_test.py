@@ -130,4 +130,56 @@ def test_every_optimizer_key_is_read():
 
   config = _config()
   optimizer.build_optimizer(Spy(config.to_dict()), 10)
+  optimizer.build_optimizer(Spy({**config.to_dict(), "name": "muon"}), 10)
   assert set(config) <= read
+
+
+def test_muon_orthogonalises_the_matrices_of_the_layers_alone():
+  params = {
+    "blocks": {
+      "fc": {"kernel": jnp.zeros((2, 8, 4)), "bias": jnp.zeros((2, 4))},
+      "attn": {"qkv": jnp.zeros((2, 4, 3, 4))},
+    },
+    "head": {"kernel": jnp.zeros((4, 6))},
+  }
+  labels = optimizer.muon_labels(params)
+  assert labels["blocks"] == {
+    "fc": {"kernel": "muon", "bias": "adam"},
+    "attn": {"qkv": "muon"},
+  }
+  assert labels["head"] == {"kernel": "adam"}
+  config = _config(name="muon", clip_norm=0.0, schedule="constant")
+  config.warmup_steps, config.learning_rate = 0, 1.0
+  config.weight_decay = config.weight_decay_end = 0.0
+  built = optimizer.build_optimizer(config, 10)
+  keys = iter(jax.random.split(jax.random.key(0), 4))
+  grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
+  updates, _ = built.tx.update(grads, built.tx.init(params), params)
+  # Every layer, and each of q, k and v, on its own: all singular values are
+  # about alike, and the entries have the size of a typical Adam update.
+  qkv = updates["blocks"]["attn"]["qkv"]
+  for matrix in [
+    *updates["blocks"]["fc"]["kernel"],
+    *jnp.moveaxis(qkv, 2, 0)[0],
+  ]:
+    values = jnp.linalg.svd(matrix, compute_uv=False)
+    assert values.max() < 2 * values.min()
+    rms = jnp.sqrt(jnp.mean(jnp.square(matrix)))
+    assert 0.1 < float(rms) < 0.3
+
+
+def test_unknown_optimizer():
+  with pytest.raises(ValueError, match="adamw, muon, got 'sgd'"):
+    optimizer.build_optimizer(_config(name="sgd"), 10)
+
+
+def test_a_part_of_the_parameters_can_be_trained_alone():
+  params = {"encoder": {"w": jnp.ones((2, 2))}, "decoder": {"w": jnp.ones(2)}}
+  config = _config(train_only=("decoder",), warmup_steps=0)
+  built = optimizer.build_optimizer(config, 10)
+  updates, _ = built.tx.update(params, built.tx.init(params), params)
+  assert (updates["encoder"]["w"] == 0).all()
+  assert (updates["decoder"]["w"] < 0).all()
+  config = _config(train_only=("decodr",))
+  with pytest.raises(ValueError, match=r"'decodr', but .* decoder, encoder"):
+    optimizer.build_optimizer(config, 10).tx.init(params)
