@@ -25,6 +25,8 @@ BACKENDS = ("xla",)
 # Early scales are packed together up to this many queries: one masked product
 # of this size costs less than the calls for a handful of 1x1 and 2x2 grids.
 PACKED_QUERIES = 16
+# Most logits of one block over all its heads, 64 MiB of float32.
+BLOCK_ELEMENTS = 2**24
 # Below any softmax denominator with a key in it, which is at least 1.
 TINY = 1e-30
 
@@ -173,12 +175,51 @@ def scale_causal_attention(
       f"Attention backend is one of {BACKENDS}, got {backend!r}."
     )
   assert sum(lengths) == q_BNLd.shape[2], (lengths, q_BNLd.shape)
-  plan = attention_plan(tuple(lengths), query_block)
+  attention = functools.partial(
+    _all_rectangles,
+    lengths=tuple(lengths),
+    scale=scale,
+    query_block=query_block,
+    tail_weight=tail_weight,
+  )
+  batch, heads, total, _ = q_BNLd.shape
+  group = _heads_at_once(heads, batch * min(query_block, total) * total)
+  if group == heads:
+    return attention((q_BNLd, k_BNLd, v_BNLd))
+  # Long sequences: a few heads after the other, so that the temporaries of all
+  # rectangles together stay small, not only those of one block.
+  qkv = [
+    rearrange(x, "b (h n) l d -> h b n l d", n=group)
+    for x in (q_BNLd, k_BNLd, v_BNLd)
+  ]
+  out = jax.lax.map(attention, tuple(qkv))
+  return rearrange(out, "h b n l d -> b (h n) l d")
+
+
+def _heads_at_once(heads: int, elements: int) -> int:
+  """The largest divisor of `heads` that keeps the logits of a block small.
+
+  Args:
+    heads: N.
+    elements: logits of one head in the largest block.
+  """
+  fits = [
+    n
+    for n in range(1, heads + 1)
+    if heads % n == 0 and n * elements <= BLOCK_ELEMENTS
+  ]
+  return max(fits, default=1)
+
+
+def _all_rectangles(
+  qkv, *, lengths: tuple[int, ...], scale, query_block: int, tail_weight: float
+) -> jax.Array:
+  q_BNLd, k_BNLd, v_BNLd = qkv
   # Probabilities of short sequences are kept for the backward pass; of long
   # ones they would dwarf everything else, so they are computed again.
   recompute = sum(lengths) > query_block
   out = []
-  for rect in plan:
+  for rect in attention_plan(lengths, query_block):
     q = q_BNLd[:, :, rect.begin : rect.end]
     k, v = k_BNLd[:, :, : rect.end], v_BNLd[:, :, : rect.end]
     bias_m = None

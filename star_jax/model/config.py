@@ -12,7 +12,7 @@ from typing import Any
 
 from star_jax.scales import ROPE_COORDS, ScaleSchedule
 
-POSITIONS = ("rope", "absolute")
+POSITIONS = ("rope", "absolute", "rope+absolute")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -31,8 +31,9 @@ class StarConfig:
     mlp_ratio: hidden width of the MLP over C.
     attn_l2_norm: l2-normalised q and k with a learned clamped scale per head;
       without it logits are divided by 4 * sqrt(d), the official choice.
-    position: "rope" (on q and k of self-attention) or "absolute" (learned
-      embedding of each of the L positions added to the input).
+    position: "rope" (on q and k of self-attention), "absolute" (learned
+      embedding of each of the L positions added to the input), or both,
+      "rope+absolute".
     rope_theta, rope_coords: base of the frequencies; "checkpoint" or "paper"
       coordinates, see `ScaleSchedule.coordinates`.
     lvl_embed: add a learned embedding of the scale to the input.
@@ -107,7 +108,7 @@ class StarConfig:
         raise ValueError(
           f"{name} is one of {choices}, got {getattr(self, name)!r}."
         )
-    if self.position == "rope" and self.head_dim % 4:
+    if "rope" in self.position and self.head_dim % 4:
       raise ValueError(
         "2D RoPE needs a head width (width / num_heads) that is a multiple of"
         f" 4, got {self.head_dim}."

@@ -62,7 +62,7 @@ class Star(nn.Module):
     self.word_embed = dense(cfg.width)
     if cfg.lvl_embed:
       self.lvl_embed = self.param("lvl_embed", init, (num_scales, cfg.width))
-    if cfg.position == "absolute":
+    if "absolute" in cfg.position:
       shape = (cfg.schedule.num_tokens, cfg.width)
       self.pos_embed = self.param("pos_embed", init, shape)
     if cfg.shared_aln:
@@ -210,9 +210,9 @@ class Star(nn.Module):
     if cfg.lvl_embed:
       x_BLC = x_BLC + self.lvl_embed[lvl_L]
     cos_Lp = sin_Lp = cond_L6C = None
-    if cfg.position == "absolute":
+    if "absolute" in cfg.position:
       x_BLC = x_BLC + self.pos_embed[tokens]
-    else:
+    if "rope" in cfg.position:
       cos_Lp, sin_Lp = (
         jnp.asarray(table)[tokens]
         for table in rope_tables(

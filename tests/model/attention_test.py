@@ -1,10 +1,13 @@
 """Mask-free attention against a dense masked softmax, and its plan."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from star_jax.metrics.attention_memory import attention_memory
+from star_jax.model import attention
 from star_jax.model.attention import (
   attend,
   attention_plan,
@@ -189,3 +192,34 @@ def test_kept_tail_tokens_stand_for_the_others(query_block):
     tail_weight=3.0,
   )
   np.testing.assert_allclose(some, full[:, :, rows], atol=1e-5)
+
+
+def test_long_sequences_go_a_few_heads_at_a_time(monkeypatch):
+  """The same figures and gradients, with bounded temporaries."""
+  lengths = SCHEDULES["squares"].lengths
+  q, k, v = draw(sum(lengths), heads=6)
+
+  def loss(q, k, v):
+    out = scale_causal_attention(q, k, v, lengths, query_block=10)
+    return jnp.sum(jnp.sin(out))
+
+  def run():
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
+
+  whole = run()
+  # Two samples of 10 queries and 30 keys: room for two of the heads, or none.
+  for elements in (2 * 10 * 30 * 2, 1):
+    monkeypatch.setattr(attention, "BLOCK_ELEMENTS", elements)
+    chex.assert_trees_all_close(run(), whole, atol=1e-5)
+
+
+def test_heads_at_once_divide_the_heads():
+  assert attention._heads_at_once(6, attention.BLOCK_ELEMENTS) == 1
+  assert attention._heads_at_once(6, attention.BLOCK_ELEMENTS // 5) == 3
+  assert attention._heads_at_once(6, 1) == 6
+
+
+@pytest.mark.long
+def test_a_layer_of_the_1024_px_model_stays_under_a_gigabyte():
+  for dtype in ("float32", "bfloat16"):
+    assert attention_memory(dtype, query_block=256) < 1e9

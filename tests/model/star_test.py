@@ -31,6 +31,7 @@ VARIANTS = {
     "remat": True,
   },
   "absolute": {"position": "absolute", "attn_l2_norm": False},
+  "both positions": {"position": "rope+absolute"},
   "shared_aln": {
     "shared_aln": True,
     "rope_coords": "paper",
