@@ -44,6 +44,7 @@ PRESETS = {
     "width": 256,
     "num_heads": 4,
     "text_dim": 384,
+    "position": "rope+absolute",
     "rope_norm": 16.0,
     "drop_path_rate": 0.0,
   },

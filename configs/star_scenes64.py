@@ -25,12 +25,12 @@ from configs.presets import PRESETS
 def get_config(arg: str | None = None) -> ConfigDict:
   runlocal = common.parse_arg(arg)
   c = common.training("transformer")
-  c.num_steps = 60_000
+  c.num_steps = 40_000
   c.optimizer.name = "muon"
   # Constant, so that a run can be made longer; the average stands for decay.
   c.optimizer.schedule = "constant"
-  c.optimizer.learning_rate = 2e-3
-  c.optimizer.warmup_steps = 500
+  c.optimizer.learning_rate = 4e-3
+  c.optimizer.warmup_steps = 100
   c.optimizer.ema_decay = 0.999
   c.cond_drop_rate = 0.1
   # How many tokens of the last scale a step looks at, drawn anew; 0: all. They
