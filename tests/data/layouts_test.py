@@ -34,6 +34,10 @@ def check_boxes(boxes, canvas):
     assert not any(layouts.overlap(a, b) for b in boxes[i + 1 :])
 
 
+def check_lattice(boxes, step):
+  assert not np.any(np.asarray(boxes) % step)
+
+
 @pytest.mark.parametrize("canvas", CANVASES)
 @pytest.mark.parametrize("vertical", [False, True])
 @pytest.mark.parametrize("count", [2, 3])
@@ -58,6 +62,22 @@ def test_grid_has_no_overlap(canvas):
     boxes = layouts.grid(rng, cells, sizes, canvas)
     check_boxes(boxes, canvas)
     assert boxes[0][0] < boxes[1][0] and boxes[0][1] < boxes[2][1]
+
+
+@pytest.mark.parametrize("canvas", CANVASES)
+@pytest.mark.parametrize("step", [4, 8])
+def test_boxes_on_a_lattice_stay_apart(canvas, step):
+  cells = [(0, 0), (0, 1), (1, 1)]
+  for seed in range(100):
+    rng = np.random.default_rng(seed)
+    sizes = layouts.draw_sizes(rng, 3, canvas, step)
+    for boxes in (
+      layouts.row(rng, sizes, canvas, seed % 2 == 0, step),
+      layouts.grid(rng, cells, sizes, canvas, step),
+      layouts.scatter(rng, sizes, canvas, step) or [],
+    ):
+      check_boxes(boxes, canvas)
+      check_lattice(boxes, step)
 
 
 def test_scatter_finds_room_or_says_so():

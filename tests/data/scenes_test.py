@@ -183,6 +183,14 @@ def test_max_objects(art_store, most, split):
   assert max(len(s.objects) for s in found) <= most
 
 
+@pytest.mark.parametrize("lattice, step", [(8, 16), (4, 8), (1, 2)])
+def test_objects_lie_on_the_lattice(art_store, lattice, step):
+  make = generator(art_store, size=(128, 160), lattice=lattice)
+  boxes = [o.box for i in range(30) for o in make.scene(i).objects]
+  assert not np.any(np.asarray(boxes) % step)
+  assert np.any(np.asarray(boxes) % (2 * step))
+
+
 def test_sprite(art_store):
   make = generator(art_store)
   sprite = make.sprite("car", "twemoji", "green", 30)
@@ -203,6 +211,7 @@ def test_sprite(art_store):
     ({"split": "test"}, "one of train, seen, heldout, got 'test'"),
     ({"max_objects": 5}, "max_objects is 1, 2, 3 or 4, got 5"),
     ({"size": (8, 64)}, "at least 16 pixels"),
+    ({"lattice": 0}, "lattice is 1 to 16 64ths of the side, got 0"),
     ({"styles": ("oil",)}, "among twemoji, openmoji, noto, fluent"),
     ({"styles": ()}, "among twemoji"),
   ],

@@ -48,6 +48,23 @@ def test_backgrounds_of_icons(art_store):
       assert source.example(i, 3)[0][0, 0].sum() > 250
 
 
+def test_icons_keep_to_the_lattice(art_store):
+  """What is not background fits the same places at every seed."""
+  source = icons(art_store, white_share=1.0, lattice=16, min_scale=0.5)
+  assert source.step == 16
+  tops = set()
+  for seed in range(40):
+    image = source.example(5, seed)[0].astype(int)
+    rows = np.flatnonzero((image != image[0, 0]).any((1, 2)))
+    tops.add((rows[0], rows[-1]))
+  free = icons(art_store, white_share=1.0, lattice=1, min_scale=0.5)
+  drawn = {free.example(5, seed)[0].tobytes() for seed in range(40)}
+  assert len(drawn) > 35
+  # Sides of 32, 48 and 64 at 3, 2 and 1 heights; dark and other grounds may
+  # hide an edge.
+  assert 3 <= len(tops) <= 12
+
+
 def test_canonical_icons_have_no_augmentation(art_store):
   source = icons(art_store, canonical=True)
   one, two = source.example(0, 1), source.example(0, 2)

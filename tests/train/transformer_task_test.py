@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from configs import star_scenes64
 from star_jax.bundle import TextSettings, load_bundle, save_bundle
@@ -171,6 +172,37 @@ def test_cache_of_another_tokenizer_is_refused(parts, cached):
   object.__setattr__(task.tokenizer, "hash", "0000")
   with pytest.raises(ValueError, match=r"tokenizer is '\w+' there and '0000'"):
     task.train_batches()
+
+
+def test_the_decoder_may_change_under_a_cache(parts):
+  tokenizer = frozen_lib.load_tokenizer(parts)
+
+  def changed(path):
+    flat = traverse_util.flatten_dict(tokenizer.params, sep="/")
+    flat = {k: v + 1 if k.startswith(path) else v for k, v in flat.items()}
+    params = traverse_util.unflatten_dict(flat, sep="/")
+    return frozen_lib.token_hash(tokenizer.config, params) != tokenizer.hash
+
+  assert not changed("decoder/") and not changed("post_quant_conv/")
+  assert changed("encoder/") and changed("quantizer/")
+
+
+def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
+  task = task_of(parts, cached, tail_tokens=1)
+  batch = next(task.train_batches())
+  params, extra = jax.jit(task.init)(jax.random.key(0))
+  loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
+
+  def tail(train, seed):
+    args = (params, extra, task.frozen, batch, jax.random.key(seed), train)
+    return float(loss(*args)[1][0]["loss_tail"])
+
+  # One of four tokens, drawn anew; held-out figures are of all of them.
+  assert len({tail(True, seed) for seed in range(30)}) == 4
+  assert len({tail(False, seed) for seed in range(3)}) == 1
+  task.config.tail_tokens = 5
+  with pytest.raises(ValueError, match=r"tail_tokens is 1 to 4, .* got 5"):
+    task.loss(params, extra, task.frozen, batch, jax.random.key(0), True)
 
 
 def test_cache_of_another_text_window_is_refused(parts, cached):
