@@ -27,8 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c = common.training("transformer")
   c.num_steps = 40_000
   c.optimizer.name = "muon"
-  # Constant, so that a run can be made longer; the average stands for decay.
-  c.optimizer.schedule = "constant"
+  c.optimizer.schedule = "wsd0.15"
   c.optimizer.learning_rate = 4e-3
   c.optimizer.warmup_steps = 100
   c.optimizer.ema_decay = 0.999

@@ -50,7 +50,16 @@ MATRICES = ("kernel", "qkv", "kv")
 UPDATE_RMS = 0.2
 # Flat part of the linear schedules, as a share of the run after warm-up.
 _FLAT = {"lin": 0.15, "lin0": 0.05, "lin00": 0.0, "exp": 0.15}
-SCHEDULES = ("cos", "lin", "lin0", "lin00", "lin<share>", "exp", "constant")
+SCHEDULES = (
+  "cos",
+  "lin",
+  "lin0",
+  "lin00",
+  "lin<share>",
+  "exp",
+  "constant",
+  "wsd<share>",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +89,9 @@ def learning_rate_schedule(
   Args:
     kind: "cos"; "lin", "lin0", "lin00": flat for the first 15%, 5%, 0% of what
       follows the warm-up, then linear; "lin0.3": two linear pieces that meet
-      after that share; "exp": flat for 15%, then exponential; "constant".
+      after that share; "exp": flat for 15%, then exponential; "constant";
+      "wsd0.2": flat, then linear over the last 20% (warm-up, stable, decay: a
+      run can be made longer from any checkpoint before the decay).
   """
   decay = _decay_of(kind, final_ratio)
   warmup = round(warmup_steps)
@@ -111,7 +122,10 @@ def _decay_of(kind: str, end: float) -> Callable[[jax.Array], jax.Array]:
     return lambda p: jnp.where(
       p < flat, 1.0, jnp.exp((p - flat) / (1 - flat) * math.log(end))
     )
-  knee = _knee_share(kind)
+  if kind.startswith("wsd"):
+    share = _share(kind, "wsd")
+    return lambda p: 1 + (end - 1) * jnp.clip((p - 1 + share) / share, 0.0, 1.0)
+  knee = _share(kind, "lin")
   # The knee lies half-way between 1 and the straight line from 1 to `end`.
   middle = (1 + end + (1 - end) * (1 - knee)) / 2
   return lambda p: jnp.where(
@@ -121,12 +135,12 @@ def _decay_of(kind: str, end: float) -> Callable[[jax.Array], jax.Array]:
   )
 
 
-def _knee_share(kind: str) -> float:
+def _share(kind: str, word: str) -> float:
   try:
-    share = float(kind.removeprefix("lin"))
+    share = float(kind.removeprefix(word))
   except ValueError:
     share = -1.0
-  if not (kind.startswith("lin") and 0 < share < 1):
+  if not (kind.startswith(word) and 0 < share < 1):
     raise ValueError(
       f"Unknown learning rate schedule {kind!r}; accepted are"
       f" {', '.join(SCHEDULES)}."

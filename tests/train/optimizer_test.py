@@ -16,7 +16,7 @@ BASE = dict(
 
 
 @pytest.mark.parametrize(
-  "kind", ["cos", "lin", "lin0", "lin00", "lin0.4", "exp"]
+  "kind", ["cos", "lin", "lin0", "lin00", "lin0.4", "exp", "wsd0.3"]
 )
 def test_schedule_starts_peaks_and_ends_where_it_should(kind):
   rate = optimizer.learning_rate_schedule(kind, **BASE)
@@ -36,7 +36,15 @@ def test_lin0_is_flat_for_a_twentieth_then_straight():
   np.testing.assert_allclose(np.diff(rate[6:], n=2), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["linear", "lin2", "step", ""])
+def test_wsd_is_flat_until_its_last_share():
+  rate = np.asarray(
+    optimizer.learning_rate_schedule("wsd0.2", **BASE)(np.arange(1, 101))
+  )
+  assert (rate[:79] == 2.0).all() and rate[81] < 2.0
+  np.testing.assert_allclose(np.diff(rate[81:], n=2), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "lin2", "wsd", "wsd1", "step", ""])
 def test_unknown_schedule_is_refused_by_name(kind):
   with pytest.raises(ValueError, match="Unknown learning rate schedule"):
     optimizer.learning_rate_schedule(kind, **BASE)
