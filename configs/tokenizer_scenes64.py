@@ -7,8 +7,8 @@ Icons and generated scenes, L1 + L2 + codebook loss, no adversarial term.
 
 Two AMD EPYC cores beside other work: 2.77 GFLOP a picture, 40-65 pictures/s,
 20 minutes. Expected: a whole-picture PSNR of 25.7 dB after 50 steps (principal
-components and k-means) and 26.4 dB at the end on held-out icons and scenes, 23.1
-dB over the art of full-size held-out icons, 96% of the codes in use
+components and k-means) and 26.4 dB at the end on held-out icons and scenes,
+23.1 dB over the art of full-size held-out icons, 96% of the codes in use
 (docs/runs/tokenizer_scenes64.json; launch/evaluate.py --what=tokenizer).
 """
 
