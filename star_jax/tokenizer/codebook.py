@@ -24,6 +24,8 @@ from star_jax.tokenizer.quantizer import HIGHEST, Quantizer
 # Noise on copied vectors, relative to their spread, so that no two codes are
 # equal (the first of two equal codes would take every hit).
 JITTER = 0.01
+# Vectors that are compared with the whole codebook at once.
+ROWS_AT_ONCE = 2**15
 
 
 def init_codebook_from_features(
@@ -111,24 +113,39 @@ def draw_candidates(
   return drawn + JITTER * jnp.std(candidates_NCv) * noise
 
 
-@jax.jit
 def _lloyd(codes_VCv: jax.Array, z_NCv: jax.Array) -> jax.Array:
   """Each code becomes the mean of the vectors that are nearest to it."""
-  distance_NV = jnp.sum(jnp.square(codes_VCv), -1) - 2 * jnp.einsum(
-    "nc,vc->nv", z_NCv, codes_VCv, precision=HIGHEST
-  )
-  nearest_N = argmin_last(distance_NV)
+  nearest_N = _in_parts(lambda z_NCv: _nearest(codes_VCv, z_NCv), z_NCv)
   count_V = jnp.zeros(len(codes_VCv)).at[nearest_N].add(1.0)
   total_VCv = jnp.zeros_like(codes_VCv).at[nearest_N].add(z_NCv)
   mean_VCv = total_VCv / jnp.maximum(count_V, 1.0)[:, None]
   return jnp.where(count_V[:, None] > 0, mean_VCv, codes_VCv)
 
 
+@jax.jit
+def _nearest(codes_VCv: jax.Array, z_NCv: jax.Array) -> jax.Array:
+  """int32 [N]. By distance, whatever the quantizer compares with."""
+  distance_NV = jnp.sum(jnp.square(codes_VCv), -1) - 2 * jnp.einsum(
+    "nc,vc->nv", z_NCv, codes_VCv, precision=HIGHEST
+  )
+  return argmin_last(distance_NV)
+
+
+def _in_parts(function, z_NCv: jax.Array) -> jax.Array:
+  """`function` of so many rows at a time that N x V distances fit."""
+  starts = range(0, z_NCv.shape[0], ROWS_AT_ONCE)
+  return jnp.concatenate(
+    [function(z_NCv[i : i + ROWS_AT_ONCE]) for i in starts]
+  )
+
+
 def _approximation(
   quantizer: Quantizer, params: Mapping[str, Any], k: int, z_NCv: jax.Array
 ) -> jax.Array:
   """What scale k subtracts from the residual, [B, h, w, Cv]."""
-  idx_N = quantizer.apply({"params": params}, z_NCv, method="nearest")
+  idx_N = _in_parts(
+    lambda z: quantizer.apply({"params": params}, z, method="nearest"), z_NCv
+  )
   length = quantizer.config.schedule.lengths[k]
   idx_Bl = einops.rearrange(idx_N, "(b l) -> b l", l=length)
   return quantizer.apply({"params": params}, k, idx_Bl, method="contribution")
