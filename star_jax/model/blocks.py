@@ -113,6 +113,15 @@ def drop_path(x_BLC: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
   return x_BLC * (kept / keep).astype(x_BLC.dtype)
 
 
+def flat_tokens(x_BLC: jax.Array) -> jax.Array:
+  """[B, L, C] -> [B L, C], for products with weights.
+
+  XLA for CPU computes the gradient of what follows a product in transposed
+  order when the product has two leading axes: twice the time of an MLP.
+  """
+  return x_BLC.reshape(-1, x_BLC.shape[-1])
+
+
 class Mlp(nn.Module):
   """Two linear layers with GELU (tanh form)."""
 
@@ -122,14 +131,15 @@ class Mlp(nn.Module):
   def __call__(self, x_BLC: jax.Array) -> jax.Array:
     cfg, std = self.config, self.config.weight_std
     dtype = jnp.dtype(cfg.dtype)
+    x, shape = flat_tokens(x_BLC), x_BLC.shape
     x = nn.Dense(
       cfg.mlp_width, dtype=dtype, kernel_init=weight_init(std), name="fc1"
-    )(x_BLC)
+    )(x)
     x = nn.gelu(x, approximate=True)
     std = std / math.sqrt(2 * cfg.depth)
     return nn.Dense(
       cfg.width, dtype=dtype, kernel_init=weight_init(std), name="fc2"
-    )(x)
+    )(x).reshape(shape)
 
 
 def head_scale(module: nn.Module, config: StarConfig) -> jax.Array:
@@ -167,7 +177,8 @@ class SelfAttention(nn.Module):
     zeros = nn.initializers.zeros_init()
     q_bias = self.param("q_bias", zeros, (width,)).astype(dtype)
     v_bias = self.param("v_bias", zeros, (width,)).astype(dtype)
-    x = jnp.einsum("blc,cte->blte", x_BLC, kernel)
+    x = jnp.einsum("xc,cte->xte", flat_tokens(x_BLC), kernel)
+    x = x.reshape(*x_BLC.shape[:2], 3, width)
     q, k, v = x[:, :, 0] + q_bias, x[:, :, 1], x[:, :, 2] + v_bias
 
     q, k = (self._split(x) for x in (q, k))
@@ -194,8 +205,8 @@ class SelfAttention(nn.Module):
     std = cfg.weight_std / math.sqrt(2 * cfg.depth)
     out = nn.Dense(
       width, dtype=dtype, kernel_init=weight_init(std), name="proj"
-    )(rearrange(out, "b n l d -> b l (n d)"))
-    return out, cache
+    )(rearrange(out, "b n l d -> (b l) (n d)"))
+    return out.reshape(x_BLC.shape), cache
 
   def _split(self, x_BLC: jax.Array) -> jax.Array:
     return rearrange(x_BLC, "b l (n d) -> b n l d", n=self.config.num_heads)
@@ -220,15 +231,18 @@ class CrossAttention(nn.Module):
       x_BLC, k_BTC, v_BTC, mask_BT = (
         x[:1] for x in (x_BLC, k_BTC, v_BTC, mask_BT)
       )
-    q = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="q")(x_BLC)
+    q = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="q")(
+      flat_tokens(x_BLC)
+    ).reshape(x_BLC.shape)
     q, k, v = (
       rearrange(x, "b l (n d) -> b n l d", n=heads) for x in (q, k_BTC, v_BTC)
     )
     if cfg.attn_l2_norm:
       q = (l2_normalize(q) * head_scale(self, cfg)).astype(dtype)
     out = attend(q, k, v, logit_scale(cfg), mask_BT[:, None, None, :])
-    out = rearrange(out, "b n l d -> b l (n d)")
+    out = rearrange(out, "b n l d -> (b l) (n d)")
     out = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="proj")(out)
+    out = out.reshape(x_BLC.shape)
     return jnp.broadcast_to(out, (batch, *out.shape[1:]))
 
 

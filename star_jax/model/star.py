@@ -21,6 +21,7 @@ from star_jax.model.blocks import (
   CrossKeyValue,
   CrossKV,
   LayerInputs,
+  flat_tokens,
   layer_norm,
   weight_init,
 )
@@ -260,4 +261,5 @@ class Star(nn.Module):
     x_BLC = x_BLC.astype(jnp.float32)
     if self.config.logit_norm:
       x_BLC = layer_norm(x_BLC, self.config.norm_eps)
-    return self.head(x_BLC)
+    logits = self.head(flat_tokens(x_BLC))
+    return logits.reshape(*x_BLC.shape[:2], self.config.vocab_size)
