@@ -32,9 +32,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.warmup_steps = 100
   c.optimizer.ema_decay = 0.999
   c.cond_drop_rate = 0.1
-  # How many tokens of the last scale a step looks at, drawn anew; 0: all. They
-  # are three quarters of all tokens and say least about what is in a picture.
-  c.tail_tokens = 0 if runlocal else 96
+  # How many tokens of each of the last scales a step looks at, drawn anew; ():
+  # all. They are most of the tokens and say least about what is in a picture.
+  c.tail_tokens = () if runlocal else (96,)
   c.model = ConfigDict(PRESETS["test"] if runlocal else model())
   c.tokenizer_path = "runs/tokenizer_scenes64/bundle"
   c.text = ConfigDict(dict(name="minilm-l6", max_tokens=32, path=""))

@@ -221,7 +221,9 @@ def _time_training(
       deterministic=not train,
       rngs={"drop_path": key},
     )
-    loss, metrics = next_scale_loss(logits_BLV, batch["idx"], config.schedule)
+    loss, metrics = next_scale_loss(
+      logits_BLV, batch["idx"], config.schedule.lengths
+    )
     return loss, (metrics, extra)
 
   params = jax.tree.map(jnp.array, bundle.params["star"])

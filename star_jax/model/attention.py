@@ -156,7 +156,7 @@ def scale_causal_attention(
   scale: float = 1.0,
   query_block: int = 256,
   backend: str = "xla",
-  tail_weight: float = 1.0,
+  weights: Sequence[float] | None = None,
 ) -> jax.Array:
   """Self-attention of all scales at once: [B, N, L, d] -> [B, N, L, d].
 
@@ -166,9 +166,9 @@ def scale_causal_attention(
     query_block: most queries of one block; it bounds every temporary at
       [B, N, query_block, L].
     backend: "xla", plain products.
-    tail_weight: how many tokens of the last scale each one at hand stands for,
-      where a training step only looks at some of them: its weight in the
-      softmax of that scale.
+    weights: of every scale, how many of its tokens each one at hand stands
+      for, where a training step only looks at some of them: what it counts for
+      in the softmax. None: one.
   """
   if backend not in BACKENDS:
     raise ValueError(
@@ -180,7 +180,7 @@ def scale_causal_attention(
     lengths=tuple(lengths),
     scale=scale,
     query_block=query_block,
-    tail_weight=tail_weight,
+    weights=None if weights is None else tuple(weights),
   )
   batch, heads, total, _ = q_BNLd.shape
   group = _heads_at_once(heads, batch * min(query_block, total) * total)
@@ -212,20 +212,24 @@ def _heads_at_once(heads: int, elements: int) -> int:
 
 
 def _all_rectangles(
-  qkv, *, lengths: tuple[int, ...], scale, query_block: int, tail_weight: float
+  qkv,
+  *,
+  lengths: tuple[int, ...],
+  scale: float,
+  query_block: int,
+  weights: tuple[float, ...] | None,
 ) -> jax.Array:
   q_BNLd, k_BNLd, v_BNLd = qkv
   # Probabilities of short sequences are kept for the backward pass; of long
   # ones they would dwarf everything else, so they are computed again.
   recompute = sum(lengths) > query_block
-  out = []
+  bias_L, out = None, []
+  if weights is not None:
+    bias_L = np.repeat(np.log(np.asarray(weights, np.float32)), lengths)
   for rect in attention_plan(lengths, query_block):
     q = q_BNLd[:, :, rect.begin : rect.end]
     k, v = k_BNLd[:, :, : rect.end], v_BNLd[:, :, : rect.end]
-    bias_m = None
-    if tail_weight != 1.0 and rect.end == sum(lengths):
-      bias_m = np.zeros(rect.end, np.float32)
-      bias_m[rect.end - lengths[-1] :] = np.log(tail_weight)
+    bias_m = None if bias_L is None else bias_L[: rect.end]
     if rect.blocks > 1:
       out.append(_blocked(q, k, v, scale, rect, bias_m))
       continue

@@ -69,7 +69,7 @@ class BlockContext:
   lengths: tokens of every scale at hand.
   begin: offset of the scale that is decoded; None: all scales at once.
   deterministic: no drop path.
-  tail_weight: see `scale_causal_attention`.
+  weights: see `scale_causal_attention`.
   """
 
   cos_Lp: jax.Array | None
@@ -79,7 +79,9 @@ class BlockContext:
   lengths: tuple[int, ...] = flax.struct.field(pytree_node=False)
   begin: int | None = flax.struct.field(pytree_node=False)
   deterministic: bool = flax.struct.field(pytree_node=False)
-  tail_weight: float = flax.struct.field(pytree_node=False, default=1.0)
+  weights: tuple[float, ...] | None = flax.struct.field(
+    pytree_node=False, default=None
+  )
 
 
 def weight_init(std: float):
@@ -194,7 +196,7 @@ class SelfAttention(nn.Module):
         k,
         self._split(v),
         context.lengths,
-        tail_weight=context.tail_weight,
+        weights=context.weights,
         **options,
       )
     else:

@@ -10,6 +10,7 @@ D: text width, C: width, V: vocabulary, Cv: code width, p: rotation planes.
 from __future__ import annotations
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,6 @@ from star_jax.model.blocks import (
 )
 from star_jax.model.config import StarConfig
 from star_jax.model.rope import rope_tables
-from star_jax.scales import ScaleSchedule
 from star_jax.text.states import TextStates
 
 # What must not be rounded to bfloat16 or TF32 by the hardware: embeddings of
@@ -35,10 +35,16 @@ from star_jax.text.states import TextStates
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def kept_tokens(schedule: ScaleSchedule, kept_tail_l: jax.Array) -> jax.Array:
-  """int [L']: all tokens but the last scale's, then those kept of it."""
-  begin = schedule.begin_ends[-1][0]
-  return jnp.concatenate([jnp.arange(begin), begin + kept_tail_l])
+@flax.struct.dataclass
+class KeptTokens:
+  """The tokens that a training step looks at.
+
+  index_L: int32, their places among all L tokens, in order.
+  lengths: how many of each scale, at least one.
+  """
+
+  index_L: jax.Array
+  lengths: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
 
 class Star(nn.Module):
@@ -88,7 +94,7 @@ class Star(nn.Module):
     x_BLCv_wo_first_l: jax.Array,
     text: TextStates,
     *,
-    kept_tail_l: jax.Array | None = None,
+    kept: KeptTokens | None = None,
     deterministic: bool = True,
     return_features: bool = False,
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
@@ -98,9 +104,9 @@ class Star(nn.Module):
       x_BLCv_wo_first_l: float [B, L - 1, Cv], the tokenizer's
         `teacher_forcing_input`: what scale k >= 1 sees of the scales before.
       text: states of the B captions.
-      kept_tail_l: int [l'], which tokens of the last scale to look at, without
-        repeats; the others neither attend nor are attended to, and those kept
-        stand for them in the softmax. None: all of them.
+      kept: which tokens to look at; the others neither attend nor are attended
+        to, and those kept of a scale stand for all of it in the softmax. None:
+        all of them.
       deterministic: False in training: drop path is on.
       return_features: also return float32 [B, L, C], the output of the last
         block before the final norm.
@@ -115,9 +121,9 @@ class Star(nn.Module):
       cfg.code_dim,
     ), (x_BLCv_wo_first_l.shape, schedule, cfg.code_dim)
     tokens = np.arange(schedule.num_tokens)
-    if kept_tail_l is not None:
-      tokens = kept_tokens(schedule, kept_tail_l)
-      x_BLCv_wo_first_l = x_BLCv_wo_first_l[:, tokens[1:] - 1]
+    if kept is not None:
+      tokens = kept
+      x_BLCv_wo_first_l = x_BLCv_wo_first_l[:, kept.index_L[1:] - 1]
     x_BLC = jnp.concatenate(
       [
         self._start(text.pooled_BD),
@@ -183,7 +189,7 @@ class Star(nn.Module):
   def _layers(
     self,
     x_BLC: jax.Array,
-    tokens: np.ndarray | jax.Array,
+    tokens: np.ndarray | KeptTokens,
     cross: CrossKV,
     cache: KVCache | None,
     deterministic: bool,
@@ -192,22 +198,22 @@ class Star(nn.Module):
 
     Args:
       x_BLC: embedded tokens.
-      tokens: which of all L tokens they are; traced if some of the last scale
-        are left out.
+      tokens: which of all L tokens they are.
       cross: text keys and values.
       cache: None for all scales at once.
       deterministic: no drop path.
     """
     cfg = self.config
-    schedule, tail_weight = cfg.schedule, 1.0
-    if isinstance(tokens, np.ndarray):
+    schedule, weights = cfg.schedule, None
+    if isinstance(tokens, KeptTokens):
+      lengths = tokens.lengths
+      lvl_L = np.repeat(np.arange(schedule.num_scales), lengths)
+      weights = tuple(a / b for a, b in zip(schedule.lengths, lengths))
+      begin, tokens = None, tokens.index_L
+    else:
       lvl_L = schedule.level_ids[tokens]
       lengths = tuple(np.unique(lvl_L, return_counts=True)[1].tolist())
-    else:
-      kept = len(tokens) - schedule.begin_ends[-1][0]
-      lengths = (*schedule.lengths[:-1], kept)
-      lvl_L = np.repeat(np.arange(schedule.num_scales), lengths)
-      tail_weight = schedule.lengths[-1] / kept
+      begin = None if cache is None else int(tokens[0])
     if cfg.lvl_embed:
       x_BLC = x_BLC + self.lvl_embed[lvl_L]
     cos_Lp = sin_Lp = cond_L6C = None
@@ -232,9 +238,9 @@ class Star(nn.Module):
       mask_BT=cross.mask_BT,
       cond_L6C=cond_L6C,
       lengths=lengths,
-      begin=None if cache is None else int(tokens[0]),
+      begin=begin,
       deterministic=deterministic,
-      tail_weight=tail_weight,
+      weights=weights,
     )
     layers = LayerInputs(
       index=jnp.arange(cfg.depth, dtype=jnp.int32),

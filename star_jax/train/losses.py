@@ -5,10 +5,11 @@ B: batch, L: tokens of all scales, V: codebook size, K: scales.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-
-from star_jax.scales import ScaleSchedule
+import numpy as np
 
 
 def token_losses(
@@ -27,31 +28,38 @@ def token_losses(
   return loss_BL, jax.lax.stop_gradient(hit_BL.astype(jnp.float32))
 
 
-def scale_means(values_BL: jax.Array, schedule: ScaleSchedule) -> jax.Array:
+def scale_means(values_BL: jax.Array, lengths: Sequence[int]) -> jax.Array:
   """Mean over the batch and the tokens of each scale, [K].
 
-  Of the last scale there may be fewer tokens than the schedule has.
+  Args:
+    values_BL: of the tokens at hand.
+    lengths: how many of them belong to each scale.
   """
+  ends = np.cumsum(lengths)
   return jnp.stack(
-    [jnp.mean(values_BL[:, begin:end]) for begin, end in schedule.begin_ends]
+    [
+      jnp.mean(values_BL[:, end - length : end])
+      for end, length in zip(ends, lengths)
+    ]
   )
 
 
 def next_scale_loss(
-  logits_BLV: jax.Array, idx_BL: jax.Array, schedule: ScaleSchedule
+  logits_BLV: jax.Array, idx_BL: jax.Array, lengths: Sequence[int]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Mean cross-entropy over the tokens at hand (golden README, rule 13).
 
-  Without some tokens of the last scale, those that are kept count as much as
-  any other: the coarse scales then weigh more than in the mean over all.
+  `lengths` are the tokens of each scale. Where some were left out, those that
+  are kept count as much as any other: the coarse scales then weigh more than in
+  the mean over all.
 
   Returns:
     The loss, and the metrics loss, acc (all tokens), loss_k, acc_k (per scale,
     [K]), loss_tail, acc_tail (last scale). Accuracies are shares in [0, 1].
   """
   loss_BL, hit_BL = token_losses(logits_BLV, idx_BL)
-  loss_k = scale_means(loss_BL, schedule)
-  acc_k = scale_means(hit_BL, schedule)
+  loss_k = scale_means(loss_BL, lengths)
+  acc_k = scale_means(hit_BL, lengths)
   loss = jnp.mean(loss_BL)
   metrics = {
     "loss": loss,

@@ -9,7 +9,7 @@ B: batch, L: tokens, T: text tokens, D: text width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from PIL import Image
 from star_jax.bundle import TextSettings, example_inputs, save_bundle
 from star_jax.data.token_cache import TokenCache, check_identity
 from star_jax.model.config import StarConfig
-from star_jax.model.star import Star, kept_tokens
+from star_jax.model.star import KeptTokens, Star
 from star_jax.pictures import contact_sheet, to_pil
 from star_jax.sampling.sampler import (
   Knobs,
@@ -30,6 +30,7 @@ from star_jax.sampling.sampler import (
   check_pair,
   sample_keys,
 )
+from star_jax.scales import ScaleSchedule
 from star_jax.text.encoder import load_text_encoder
 from star_jax.text.states import TextStates
 from star_jax.train import batches as batches_lib
@@ -98,22 +99,23 @@ class TransformerTask:
       pooled_BD=batch["pooled"].astype(jnp.float32),
     )
     drop_key, path_key, tail_key = jax.random.split(key, 3)
-    kept_tail_l = None
+    kept = None
     if train:
       rate = self.config.cond_drop_rate
       text = drop_condition(text, frozen["null"], rate, drop_key)
       if self.config.tail_tokens:
-        kept_tail_l = draw_tail(schedule, self.config.tail_tokens, tail_key)
-        idx_BL = idx_BL[:, kept_tokens(schedule, kept_tail_l)]
+        kept = draw_tokens(schedule, self.config.tail_tokens, tail_key)
+        idx_BL = idx_BL[:, kept.index_L]
     logits_BLV = self.star.apply(
       {"params": params},
       x_BLCv,
       text,
-      kept_tail_l=kept_tail_l,
+      kept=kept,
       deterministic=not train,
       rngs={"drop_path": path_key},
     )
-    loss, metrics = next_scale_loss(logits_BLV, idx_BL, schedule)
+    lengths = schedule.lengths if kept is None else kept.lengths
+    loss, metrics = next_scale_loss(logits_BLV, idx_BL, lengths)
     return loss, (metrics, extra)
 
   def _tokens(self, frozen, batch) -> jax.Array:
@@ -252,19 +254,33 @@ def load_frozen(config, star_config: StarConfig):
   return tokenizer, text
 
 
-def draw_tail(schedule, count: int, key: jax.Array) -> jax.Array:
-  """int [count]: tokens of the last scale that a step looks at, in order.
+def draw_tokens(
+  schedule: ScaleSchedule, tail_tokens: Sequence[int], key: jax.Array
+) -> KeptTokens:
+  """All tokens of the first scales, some of each of the last.
+
+  Args:
+    schedule: of the model.
+    tail_tokens: how many of each of the last scales are drawn.
+    key: PRNG key.
 
   Raises:
-    ValueError: the scale has fewer tokens.
+    ValueError: more scales than there are, or more tokens than they have.
   """
-  length = schedule.lengths[-1]
-  if not 0 < count <= length:
+  tail = tuple(tail_tokens)
+  first = schedule.num_scales - len(tail)
+  whole = schedule.lengths[max(first, 0) :]
+  if first < 0 or not all(0 < n <= m for n, m in zip(tail, whole)):
     raise ValueError(
-      f"config.tail_tokens is 1 to {length}, the tokens of the last scale, or"
-      f" 0 for all of them, got {count}."
+      "config.tail_tokens says how many tokens of each of the last scales a"
+      f" step looks at; the scales have {schedule.lengths}, got {tail}."
     )
-  return jnp.sort(jax.random.permutation(key, length)[:count])
+  parts = [jnp.arange(schedule.num_tokens - sum(whole))]
+  for k, count in enumerate(tail, first):
+    begin, end = schedule.begin_ends[k]
+    drawn = jax.random.permutation(jax.random.fold_in(key, k), end - begin)
+    parts.append(begin + jnp.sort(drawn[:count]))
+  return KeptTokens(jnp.concatenate(parts), (*schedule.lengths[:first], *tail))
 
 
 def drop_condition(

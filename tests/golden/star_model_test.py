@@ -78,7 +78,9 @@ def test_training_loss_and_gradients(name, case, mode):
       text,
       deterministic=False,
     )
-    return next_scale_loss(logits_BLV, tensors["gt_tokens"], config.schedule)
+    return next_scale_loss(
+      logits_BLV, tensors["gt_tokens"], config.schedule.lengths
+    )
 
   (loss, metrics), grads = jax.jit(
     jax.value_and_grad(loss_fn, has_aux=True), compiler_options=QUICK

@@ -189,7 +189,7 @@ def test_kept_tail_tokens_stand_for_the_others(query_block):
     *(x[:, :, rows] for x in (q, k, v)),
     (1, 4, 3),
     query_block=query_block,
-    tail_weight=3.0,
+    weights=(1.0, 1.0, 3.0),
   )
   np.testing.assert_allclose(some, full[:, :, rows], atol=1e-5)
 

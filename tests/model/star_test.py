@@ -12,7 +12,7 @@ from configs.presets import PRESETS
 from star_jax.model.attention import init_cache
 from star_jax.model.blocks import drop_path
 from star_jax.model.config import StarConfig
-from star_jax.model.star import Star
+from star_jax.model.star import KeptTokens, Star
 from star_jax.scales import ScaleSchedule
 from star_jax.text.states import TextStates
 
@@ -142,15 +142,15 @@ def test_a_part_of_the_last_scale(variant):
   config = make_config(**VARIANTS[variant])
   x, text = make_inputs(config)
   params = make_params(config)
+  begin, end = config.schedule.begin_ends[-1]
 
   @functools.partial(jax.jit, compiler_options=QUICK)
-  def some(kept_tail_l):
-    return Star(config).apply(
-      {"params": params}, x, text, kept_tail_l=kept_tail_l
-    )
+  def some(kept_l):
+    index_L = jnp.concatenate([jnp.arange(begin), begin + kept_l])
+    kept = KeptTokens(index_L, (*config.schedule.lengths[:-1], len(kept_l)))
+    return Star(config).apply({"params": params}, x, text, kept=kept)
 
   full = forward(config, params, x, text)
-  begin, end = config.schedule.begin_ends[-1]
   everything = jnp.arange(end - begin)
   np.testing.assert_allclose(some(everything), full, atol=1e-5)
   part = some(everything[1::2])

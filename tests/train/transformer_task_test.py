@@ -188,7 +188,7 @@ def test_the_decoder_may_change_under_a_cache(parts):
 
 
 def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
-  task = task_of(parts, cached, tail_tokens=1)
+  task = task_of(parts, cached, tail_tokens=(1,))
   batch = next(task.train_batches())
   params, extra = jax.jit(task.init)(jax.random.key(0))
   loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
@@ -200,9 +200,10 @@ def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
   # One of four tokens, drawn anew; held-out figures are of all of them.
   assert len({tail(True, seed) for seed in range(30)}) == 4
   assert len({tail(False, seed) for seed in range(3)}) == 1
-  task.config.tail_tokens = 5
-  with pytest.raises(ValueError, match=r"tail_tokens is 1 to 4, .* got 5"):
-    task.loss(params, extra, task.frozen, batch, jax.random.key(0), True)
+  for wrong in ((5,), (0,), (1, 1, 1)):
+    task.config.tail_tokens = wrong
+    with pytest.raises(ValueError, match=r"the scales have \(1, 4\), got"):
+      task.loss(params, extra, task.frozen, batch, jax.random.key(0), True)
 
 
 def test_cache_of_another_text_window_is_refused(parts, cached):
