@@ -63,6 +63,7 @@ def tokenizer() -> ConfigDict:
       deep_encoder=False,
       quant_conv_ks=3,
       quant_resi=0.5,
+      growth="bicubic",
       share_quant_resi=4,
       beta=0.25,
       using_znorm=False,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from star_jax.scales import ScaleSchedule
+from star_jax.tokenizer.resize import GROWTHS
 
 VQ_LOSS_REDUCTIONS = ("mean", "sum")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,6 +37,10 @@ class VQVAEConfig:
     quant_conv_ks: kernel side of the convolutions around the quantizer.
     quant_resi: mixing ratio of phi; its sign is dropped, 0 switches phi off.
     share_quant_resi: number of phi convolutions; 0 is one per scale.
+    growth: how codes of a coarse grid reach the full one: "bicubic" (VAR) or
+      "nearest". With "nearest", grids that divide each other and no phi, a
+      token depends on nothing outside its cell and what the cell is part of:
+      a plain ground has the same few tokens everywhere.
     beta: weight of the commitment loss.
     using_znorm: choose codes by cosine similarity instead of distance.
     vq_loss_reduction: "mean" over scales (VAR) or "sum" (STAR's copy).
@@ -57,6 +62,7 @@ class VQVAEConfig:
   quant_conv_ks: int = 3
   quant_resi: float = 0.5
   share_quant_resi: int = 4
+  growth: str = "bicubic"
   beta: float = 0.25
   using_znorm: bool = False
   vq_loss_reduction: str = "mean"
@@ -92,6 +98,10 @@ class VQVAEConfig:
       raise ValueError(
         "deep_encoder = False needs linear_path = True: the tokenizer would"
         " have no encoder."
+      )
+    if self.growth not in GROWTHS:
+      raise ValueError(
+        f"growth is one of {', '.join(GROWTHS)}, got {self.growth!r}."
       )
     if self.dtype not in DTYPES:
       raise ValueError(f"dtype is one of {DTYPES}, got {self.dtype!r}.")

@@ -170,7 +170,8 @@ class Quantizer(nn.Module):
     for k, idx_Bl in enumerate(self._split(idx_BL)):
       h = self._filter(k, self._embed(k, idx_Bl))
       if f_hat is not None:
-        h = h + resize.grow(f_hat, self.config.schedule.grids[k])
+        grid = self.config.schedule.grids[k]
+        h = h + resize.grow(f_hat, grid, self.config.growth)
       f_hat = h
     return f_hat
 
@@ -212,7 +213,8 @@ class Quantizer(nn.Module):
   def contribution(self, k: int, idx_Bl: jax.Array) -> jax.Array:
     """What tokens of scale k add to f_hat: phi(grow(codes))."""
     codes = self._embed(k, idx_Bl)
-    grown = resize.grow(codes, self.config.schedule.final_grid)
+    c = self.config
+    grown = resize.grow(codes, c.schedule.final_grid, c.growth)
     return self._filter(k, grown)
 
   def empty_f_hat(self, batch: int) -> jax.Array:

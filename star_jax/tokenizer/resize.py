@@ -66,6 +66,12 @@ def bilinear_matrix(n_in: int, n_out: int) -> np.ndarray:
   return _frozen(matrix)
 
 
+@functools.cache
+def nearest_matrix(n_in: int, n_out: int) -> np.ndarray:
+  """float32 [n_out, n_in]: output i repeats input floor(i * n_in / n_out)."""
+  return _frozen(np.eye(n_in)[np.arange(n_out) * n_in // n_out])
+
+
 def _cubic(x: float) -> float:
   """Keys' cubic convolution kernel at distance x >= 0."""
   a = CUBIC_A
@@ -108,11 +114,15 @@ def shrink(x_BhwC: jax.Array, grid: tuple[int, int]) -> jax.Array:
   return resize_maps(x_BhwC, area_matrix(h, grid[0]), area_matrix(w, grid[1]))
 
 
-def grow(x_BhwC: jax.Array, grid: tuple[int, int]) -> jax.Array:
-  """Bicubic interpolation to `grid` (h', w'); same size is the identity."""
+GROWTHS = {"bicubic": bicubic_matrix, "nearest": nearest_matrix}
+
+
+def grow(
+  x_BhwC: jax.Array, grid: tuple[int, int], growth: str = "bicubic"
+) -> jax.Array:
+  """Interpolation to `grid` (h', w'); same size is the identity."""
   h, w = x_BhwC.shape[1:3]
   if (h, w) == tuple(grid):
     return x_BhwC
-  return resize_maps(
-    x_BhwC, bicubic_matrix(h, grid[0]), bicubic_matrix(w, grid[1])
-  )
+  matrix = GROWTHS[growth]
+  return resize_maps(x_BhwC, matrix(h, grid[0]), matrix(w, grid[1]))

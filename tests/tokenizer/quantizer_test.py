@@ -235,3 +235,42 @@ def test_tokens_of_another_schedule_are_refused():
       quantizer, params, jnp.zeros((2, 36), jnp.int32),
       method="tokens_to_f_hat",
     )  # fmt: skip
+
+
+def test_tokens_of_a_cell_depend_on_its_own_blocks_alone():
+  """Nearest growth, grids that divide each other, no phi."""
+  config = VQVAEConfig(
+    schedule=ScaleSchedule.from_patch_nums([2, 4]),
+    vocab_size=64,
+    code_dim=3,
+    ch=8,
+    ch_mult=(1,),
+    num_res_blocks=1,
+    quant_resi=0.0,
+    growth="nearest",
+  )
+  quantizer = Quantizer(config)
+  f = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
+  params = quantizer.init(jax.random.key(1), f)
+  params = jax.tree.map(lambda x: 64 * x, params)
+  encode = lambda f: quantizer.apply(params, f, method="encode")  # noqa: E731
+  before, after = encode(f), encode(f.at[0, :2, :2].add(5.0))
+  changed = np.array(before != after)[0]
+  assert changed[0] and not changed[1:4].any()
+  fine = changed[4:].reshape(4, 4)
+  assert fine[:2, :2].any()
+  fine[:2, :2] = False
+  assert not fine.any()
+
+
+def test_unknown_growth():
+  with pytest.raises(ValueError, match="one of bicubic, nearest, got 'area'"):
+    VQVAEConfig(
+      schedule=ScaleSchedule.from_patch_nums([1]),
+      vocab_size=4,
+      code_dim=2,
+      ch=8,
+      ch_mult=(1,),
+      num_res_blocks=1,
+      growth="area",
+    )

@@ -61,3 +61,11 @@ def test_rows_act_on_height_and_columns_on_width():
 def test_cached_matrices_cannot_be_changed():
   with pytest.raises(ValueError, match="read-only"):
     resize.area_matrix(4, 2)[0, 0] = 7
+
+
+def test_nearest_repeats_cells():
+  x = np.arange(4.0, dtype=np.float32).reshape(1, 2, 2, 1)
+  grown = resize.grow(x, (4, 6), "nearest")
+  assert grown.shape == (1, 4, 6, 1)
+  np.testing.assert_array_equal(grown[0, 0, :, 0], [0, 0, 0, 1, 1, 1])
+  np.testing.assert_array_equal(grown[0, :, 0, 0], [0, 0, 2, 2])
