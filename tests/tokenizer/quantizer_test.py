@@ -239,13 +239,10 @@ def test_tokens_of_another_schedule_are_refused():
 
 def test_tokens_of_a_cell_depend_on_its_own_blocks_alone():
   """Nearest growth, grids that divide each other, no phi."""
-  config = VQVAEConfig(
+  config = dataclasses.replace(
+    CONFIG,
     schedule=ScaleSchedule.from_patch_nums([2, 4]),
     vocab_size=64,
-    code_dim=3,
-    ch=8,
-    ch_mult=(1,),
-    num_res_blocks=1,
     quant_resi=0.0,
     growth="nearest",
   )
@@ -265,12 +262,4 @@ def test_tokens_of_a_cell_depend_on_its_own_blocks_alone():
 
 def test_unknown_growth():
   with pytest.raises(ValueError, match="one of bicubic, nearest, got 'area'"):
-    VQVAEConfig(
-      schedule=ScaleSchedule.from_patch_nums([1]),
-      vocab_size=4,
-      code_dim=2,
-      ch=8,
-      ch_mult=(1,),
-      num_res_blocks=1,
-      growth="area",
-    )
+    dataclasses.replace(CONFIG, growth="area")
