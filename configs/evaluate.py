@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.icons = ConfigDict()
   # Blur before the features, in 64ths of the side; the first is the headline.
   # 2 was chosen on 94 twemoji icons, looking at clean pictures (94% found, 88%
-  # without) and at the shipped tokenizer's reconstructions (70%, 32%): it is
+  # without) and at the first tokenizer's reconstructions (70%, 32%): it is
   # not an independent choice, so 0 is always printed beside it.
   c.icons.softenings = (2.0, 0.0)
   c.icons.num_ceiling = 500  # real pictures through the tokenizer

@@ -142,7 +142,7 @@ class IconSource:
       sprite = sprite.resize((side, side), Image.Resampling.LANCZOS)
     # Every place on the lattice is as likely.
     y, x = (
-      int(share * ((room - side) // self.step + 0.999)) * self.step
+      int(share * ((room - side) // self.step + 1)) * self.step
       for room, share in zip(self.size, at)
     )
     blend(canvas, np.asarray(sprite), x, y)

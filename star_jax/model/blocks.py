@@ -118,8 +118,8 @@ def drop_path(x_BLC: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
 def flat_tokens(x_BLC: jax.Array) -> jax.Array:
   """[B, L, C] -> [B L, C], for products with weights.
 
-  XLA for CPU computes the gradient of what follows a product in transposed
-  order when the product has two leading axes: twice the time of an MLP.
+  With two leading axes XLA for CPU writes transposed copies of the activations
+  for the gradients of the weights.
   """
   return x_BLC.reshape(-1, x_BLC.shape[-1])
 
