@@ -21,8 +21,8 @@ def options() -> ConfigDict:
     dict(
       styles=(),  # empty: all
       white_share=0.3,  # how often the background is white
-      min_scale=0.8,  # smallest side, as a share of the shorter one
-      lattice=8,  # places and sizes are multiples of so many 64ths of a side
+      min_scale=0.7,  # smallest side, as a share of the shorter one
+      lattice=16,  # places and sizes are multiples of so many 64ths of a side
       canonical=False,  # no augmentation
     )
   )
@@ -33,7 +33,7 @@ def options() -> ConfigDict:
       styles=("twemoji", "openmoji", "noto", "fluent"),
       style_share=0.35,  # how often the caption names the style
       plain_share=0.1,  # objects in their own colours
-      lattice=8,  # as of the icons
+      lattice=16,  # as of the icons
     )
   )
   o.folder = ConfigDict(

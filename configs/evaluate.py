@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from configs import data
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
   if arg:
@@ -18,6 +20,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.seed = 0
   c.batch_size = 16
   c.art_dir = ""  # of the art store; empty: its default place
+  # What the pictures measured on look like: as in training, by default.
+  c.data_options = data.options()
   # Sampling knobs that replace the bundle's own defaults, by name.
   c.sampling = ConfigDict()
 
@@ -38,10 +42,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # not an independent choice, so 0 is always printed beside it.
   c.icons.softenings = (2.0, 0.0)
   c.icons.num_ceiling = 500  # real pictures through the tokenizer
-  # Augmentation of real pictures, as in configs/data.py.
-  c.icons.white_share = 0.3
-  c.icons.min_scale = 0.8
-  c.icons.lattice = 8
   c.icons.augmentation_seed = 1_000_003
 
   c.copy = ConfigDict(dict(num_real=300))

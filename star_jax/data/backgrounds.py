@@ -111,16 +111,16 @@ def draw_background(
   base = family[rng.integers(len(family))]
   other = family[rng.integers(len(family))]
   pattern, eighths = rng.random(), int(rng.integers(8))
-  if pattern < 0.7:
+  if pattern < 0.8:
     return Background("plain", base, base, 0.0, 1.0)
   angle, period = eighths * np.pi / 4, PERIODS[rng.integers(len(PERIODS))]
-  if pattern < 0.85:
+  if pattern < 0.9:
     return Background("gradient", base, other, angle, 1.0)
   # Soft: the second tone is the first, a little lighter or darker.
   shift = float(rng.uniform(*SHIFT))
   lab = _lab(base) + np.array([-shift if _lab(base)[0] > 0.5 else shift, 0, 0])
   second = tuple(int(v) for v in oklab_to_rgb(lab.astype(np.float32)))
-  if pattern < 0.925:
+  if pattern < 0.95:
     return Background("stripes", base, second, angle, period)
   return Background("checker", base, second, float(eighths % 2), period)
 

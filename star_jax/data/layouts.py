@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # Side of an object's box at 64 px, by the number of objects.
-SIZES = {1: (28, 56), 2: (22, 32), 3: (18, 28), 4: (18, 28)}
+SIZES = {1: (28, 56), 2: (24, 34), 3: (22, 30), 4: (22, 30)}
 # A relation holds when the centres are this far apart along its axis and at
 # most this far across, in mean box sides.
 ALONG, ACROSS = 0.9, 0.35
@@ -73,7 +73,8 @@ def row(
   """Objects side by side in order (or one above the other)."""
   unit = min(canvas) / 64
   room, across = canvas if vertical else canvas[::-1]
-  gap = 2 * unit
+  # Drawings fill their boxes; on a coarse lattice a gap would cost a step.
+  gap = 2 * unit if step < 16 * unit else 0
   fits = (room - gap * len(sizes)) / sum(sizes)
   sizes = [max(_down(s * min(1, fits), step), step) for s in sizes]
   starts = _spread(rng, sizes, room - gap, gap)

@@ -65,7 +65,7 @@ class SceneConfig:
   styles: tuple[str, ...] = SCENE_STYLES
   style_share: float = 0.35
   plain_share: float = 0.1
-  lattice: int = 8
+  lattice: int = 1
 
   def __post_init__(self):
     if self.split not in SPLITS:

@@ -70,7 +70,7 @@ class IconSource:
     styles: Sequence[str],
     white_share: float,
     min_scale: float,
-    lattice: int = 8,
+    lattice: int = 1,
     canonical: bool = False,
   ):
     wanted = "heldout" if check_split(split) == "heldout" else "train"

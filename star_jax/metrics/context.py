@@ -20,6 +20,7 @@ from star_jax.data.art.store import (
   default_art_dir,
   load_art,
 )
+from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.metrics.reconstruction import reconstruct
 from star_jax.tokenizer.vqvae import VQVAE
 
@@ -53,6 +54,17 @@ class Context:
   @property
   def image_size(self) -> tuple[int, int]:
     return self.bundle.tokenizer_config.image_size
+
+  def scenes(self, split: str) -> SceneGenerator:
+    """Scenes as in training, of the seed of the measurement."""
+    options = dict(self.config.data_options.scenes)
+    options |= {
+      "size": self.image_size,
+      "seed": self.config.seed,
+      "split": split,
+      "styles": tuple(options["styles"]),
+    }
+    return SceneGenerator(self.store, SceneConfig(**options))
 
   @functools.cached_property
   def vqvae(self) -> VQVAE:

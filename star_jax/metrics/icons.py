@@ -57,17 +57,14 @@ def augmented(ctx: Context, numbers: np.ndarray) -> np.ndarray:
   """Real pictures on fresh backgrounds and places, as in training."""
   from star_jax.data.sources import IconSource
 
-  options = ctx.config.icons
+  options = ctx.config.data_options.icons
   out = np.zeros((len(numbers), *ctx.image_size, 3), np.uint8)
   sources = {
     split: IconSource(
       ctx.store,
       ctx.image_size,
       split,
-      styles=(),
-      white_share=options.white_share,
-      min_scale=options.min_scale,
-      lattice=options.lattice,
+      **options,
     )
     for split in ("train", "heldout")
   }
@@ -79,5 +76,5 @@ def augmented(ctx: Context, numbers: np.ndarray) -> np.ndarray:
   for row, number in enumerate(numbers):
     source, i = place[int(number)]
     # No training run uses this seed.
-    out[row] = source.example(i, options.augmentation_seed)[0]
+    out[row] = source.example(i, ctx.config.icons.augmentation_seed)[0]
   return out

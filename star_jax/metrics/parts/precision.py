@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.metrics.context import Context
 from star_jax.metrics.precision import compare_dtypes
 from star_jax.metrics.report import Result
@@ -16,10 +15,7 @@ def run(ctx: Context) -> Result:
   """Teacher-forced on held-out scenes; top-1 and KL per token."""
   c = ctx.config
   n = -(-min(c.precision.n, c.n) // c.batch_size) * c.batch_size
-  generator = SceneGenerator(
-    ctx.store,
-    SceneConfig(size=ctx.image_size, seed=c.seed, split="heldout"),
-  )
+  generator = ctx.scenes("heldout")
   scenes = [generator.scene(i) for i in range(n)]
   _, tokens = ctx.reconstruct(np.stack([generator.render(s) for s in scenes]))
   agreement = compare_dtypes(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.metrics.context import Context
 from star_jax.metrics.progress import Progress
 from star_jax.metrics.ranking import rank
@@ -46,10 +45,7 @@ def run(ctx: Context) -> Result:
 
 def _scenes(ctx: Context, n: int) -> tuple[list[str], np.ndarray]:
   """n held-out scenes with different captions."""
-  generator = SceneGenerator(
-    ctx.store,
-    SceneConfig(size=ctx.image_size, seed=ctx.config.seed, split="heldout"),
-  )
+  generator = ctx.scenes("heldout")
   captions, images, index = [], [], 0
   while len(captions) < n:
     scene = generator.scene(index)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from star_jax.data.scene_text import Facts, read_caption
-from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.metrics import samples
 from star_jax.metrics.context import Context, picture_grid
 from star_jax.metrics.progress import Progress
@@ -32,13 +31,7 @@ SPLITS = ("heldout", "seen")
 
 def run(ctx: Context) -> Result:
   """Measures both splits; writes scenes_<split>.png of the first samples."""
-  generators = {
-    split: SceneGenerator(
-      ctx.store,
-      SceneConfig(size=ctx.image_size, seed=ctx.config.seed, split=split),
-    )
-    for split in SPLITS
-  }
+  generators = {split: ctx.scenes(split) for split in SPLITS}
   matcher = SceneMatcher(SpriteBank(generators["heldout"]))
   values = {split: _split(ctx, generators[split], matcher) for split in SPLITS}
   return Result(values, _rows(values))
