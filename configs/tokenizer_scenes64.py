@@ -50,8 +50,8 @@ def tokenizer() -> ConfigDict:
   """
   return ConfigDict(
     dict(
-      schedule=(1, 2, 4, 8, 16),
-      vocab_size=4096,
+      schedule=(1, 2, 4, 8, 16, 16),
+      vocab_size=2048,
       code_dim=48,
       ch=128,
       ch_mult=(1,),
@@ -62,9 +62,10 @@ def tokenizer() -> ConfigDict:
       linear_path=True,
       deep_encoder=False,
       quant_conv_ks=3,
-      quant_resi=0.5,
-      growth="bicubic",
+      quant_resi=0.0,  # no phi
       share_quant_resi=4,
+      growth="nearest",
+      rate_weight=(0.003, 0.01, 0.02, 0.01, 0.006, 0.006),
       beta=0.25,
       using_znorm=False,
       vq_loss_reduction="mean",
@@ -84,5 +85,7 @@ def codebook() -> ConfigDict:
       revive_every=200,  # steps; 0: never
       revive_below=0.02,  # share of the uniform expectation
       revive_until=0.7,  # share of the run
+      rate_every=50,  # steps between two looks at how common codes are
+      rate_from=0.7,  # share of the run without them
     )
   )

@@ -8,7 +8,7 @@ training task calls between steps; `VQVAE.residuals` gives the candidates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import einops
@@ -24,6 +24,9 @@ from star_jax.tokenizer.quantizer import HIGHEST, Quantizer
 # Noise on copied vectors, relative to their spread, so that no two codes are
 # equal (the first of two equal codes would take every hit).
 JITTER = 0.01
+# Share of all hits that is spread evenly before rates are taken, so that a code
+# that was not seen is long, not impossible.
+RATE_FLOOR = 0.02
 # Vectors that are compared with the whole codebook at once.
 ROWS_AT_ONCE = 2**15
 
@@ -102,6 +105,22 @@ def revive_codes(
   return jnp.where(dead_V[:, None], fresh_VCv, codebook_VCv), dead_V
 
 
+def code_rates(usage_KV: jax.Array, rate_weight: Sequence[float]) -> jax.Array:
+  """What each code costs at each scale beside its distance.
+
+  Args:
+    usage_KV: hits of each code, in any unit.
+    rate_weight: `VQVAEConfig.rate_weight`.
+
+  Returns:
+    float32 [K, V], rate_weight times the length of the code in nats.
+  """
+  total_K1 = jnp.maximum(usage_KV.sum(axis=-1, keepdims=True), RATE_FLOOR)
+  share_KV = usage_KV / total_K1
+  share_KV = (1 - RATE_FLOOR) * share_KV + RATE_FLOOR / usage_KV.shape[-1]
+  return -jnp.asarray(rate_weight, jnp.float32)[:, None] * jnp.log(share_KV)
+
+
 def draw_candidates(
   candidates_NCv: jax.Array, count: int, key: jax.Array
 ) -> jax.Array:
@@ -144,7 +163,8 @@ def _approximation(
 ) -> jax.Array:
   """What scale k subtracts from the residual, [B, h, w, Cv]."""
   idx_N = _in_parts(
-    lambda z: quantizer.apply({"params": params}, z, method="nearest"), z_NCv
+    lambda z: quantizer.apply({"params": params}, z, k, method="nearest"),
+    z_NCv,
   )
   length = quantizer.config.schedule.lengths[k]
   idx_Bl = einops.rearrange(idx_N, "(b l) -> b l", l=length)

@@ -41,6 +41,11 @@ class VQVAEConfig:
       "nearest". With "nearest", grids that divide each other and no phi, a
       token depends on nothing outside its cell and what the cell is part of:
       a plain ground has the same few tokens everywhere.
+    rate_weight: of every scale, how much a nat of code length counts against
+      squared distance when a code is chosen (entropy-constrained vector
+      quantization, Chou, Lookabaugh and Gray 1989); empty: distance alone. Of
+      codes that serve about equally well the common one is taken, so that
+      tokens are far easier to predict at nearly the same reconstruction.
     beta: weight of the commitment loss.
     using_znorm: choose codes by cosine similarity instead of distance.
     vq_loss_reduction: "mean" over scales (VAR) or "sum" (STAR's copy).
@@ -63,6 +68,7 @@ class VQVAEConfig:
   quant_resi: float = 0.5
   share_quant_resi: int = 4
   growth: str = "bicubic"
+  rate_weight: tuple[float, ...] = ()
   beta: float = 0.25
   using_znorm: bool = False
   vq_loss_reduction: str = "mean"
@@ -70,6 +76,7 @@ class VQVAEConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
+    object.__setattr__(self, "rate_weight", tuple(self.rate_weight))
     for name in ("vocab_size", "code_dim", "ch", "patch_size"):
       if getattr(self, name) < 1:
         raise ValueError(
@@ -103,6 +110,19 @@ class VQVAEConfig:
       raise ValueError(
         f"growth is one of {', '.join(GROWTHS)}, got {self.growth!r}."
       )
+    count = len(self.rate_weight)
+    if count not in (0, self.schedule.num_scales) or any(
+      weight < 0 for weight in self.rate_weight
+    ):
+      raise ValueError(
+        f"rate_weight is empty or one number from 0 on for each of the"
+        f" {self.schedule.num_scales} scales, got {self.rate_weight}."
+      )
+    if self.rate_weight and self.using_znorm:
+      raise ValueError(
+        "rate_weight is counted against squared distance; it does not go"
+        " with using_znorm."
+      )
     if self.dtype not in DTYPES:
       raise ValueError(f"dtype is one of {DTYPES}, got {self.dtype!r}.")
 
@@ -123,6 +143,7 @@ class VQVAEConfig:
     out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     out["schedule"] = [list(grid) for grid in self.schedule.grids]
     out["ch_mult"] = list(self.ch_mult)
+    out["rate_weight"] = list(self.rate_weight)
     return out
 
   @classmethod

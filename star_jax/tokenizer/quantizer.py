@@ -99,6 +99,11 @@ class Quantizer(nn.Module):
     self.codebook_VCv = self.param(
       "codebook_VCv", _init_codebook, (c.vocab_size, c.code_dim)
     )
+    if c.rate_weight:
+      # Weighted length of each code, set by `codebook.code_rates`; it has no
+      # gradient.
+      shape = (c.schedule.num_scales, c.vocab_size)
+      self.rate_KV = self.param("rate_KV", nn.initializers.zeros, shape)
     count = num_phi(c)
     self.phi = [Phi(abs(c.quant_resi), name=f"phi_{j}") for j in range(count)]
     self.phi_of_scale = phi_indices(c.schedule.num_scales, count or 1)
@@ -223,8 +228,11 @@ class Quantizer(nn.Module):
       (batch, *self.config.schedule.final_grid, self.config.code_dim)
     )
 
-  def nearest(self, z_NCv: jax.Array) -> jax.Array:
-    """Nearest codebook entry of each vector: [N, Cv] -> int32 [N]."""
+  def nearest(self, z_NCv: jax.Array, k: int) -> jax.Array:
+    """Codebook entries for vectors of scale k: [N, Cv] -> int32 [N].
+
+    The nearest ones, or those of least distance plus rate (`rate_weight`).
+    """
     codes = jax.lax.stop_gradient(self.codebook_VCv)
     if self.config.using_znorm:
       # Only the choice is by cosine; the entry is used as it is stored.
@@ -235,6 +243,8 @@ class Quantizer(nn.Module):
       + jnp.sum(jnp.square(codes), axis=-1)
       - 2 * _dot(z_NCv, codes)
     )
+    if self.config.rate_weight:
+      distance += jax.lax.stop_gradient(self.rate_KV[k])
     return argmin_last(distance)
 
   def _residual_steps(self, f_BhwCv: jax.Array):
@@ -242,7 +252,7 @@ class Quantizer(nn.Module):
     f_hat, f_rest = jnp.zeros_like(f_BhwCv), f_BhwCv
     for k, grid in enumerate(self.config.schedule.grids):
       z = resize.shrink(jax.lax.stop_gradient(f_rest), grid)
-      idx_N = self.nearest(einops.rearrange(z, "b h w c -> (b h w) c"))
+      idx_N = self.nearest(einops.rearrange(z, "b h w c -> (b h w) c"), k)
       idx_Bl = einops.rearrange(idx_N, "(b l) -> b l", b=f_BhwCv.shape[0])
       h = self.contribution(k, idx_Bl)
       # Two sums, as in the reference: f - f_hat would round differently.

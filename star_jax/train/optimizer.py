@@ -39,6 +39,7 @@ OFFICIAL_NO_DECAY = (
   "ada_gss",
   "moe_bias",
   "scale_mul",
+  "rate_KV",  # of our quantizer: not trained at all
 )
 # Collections whose arrays carry a leading layer axis (layers under nn.scan).
 STACKED = ("blocks", "cross")

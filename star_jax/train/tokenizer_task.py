@@ -11,6 +11,7 @@ B: batch, K: scales, V: codebook size, Cv: code width.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,16 @@ class TokenizerTask:
     self.vqvae = VQVAE(self.vqvae_config)
     batches_lib.check_size(config, self.vqvae_config)
     self.frozen = {}
-    self.maintain_every = config.codebook.revive_every
+    self.maintain_every = math.gcd(
+      config.codebook.revive_every, self._rate_every
+    )
     self._eval_batches: list[Batch] | None = None
+
+  @property
+  def _rate_every(self) -> int:
+    """Steps between two looks at how common codes are; 0: never."""
+    rated = bool(self.vqvae_config.rate_weight)
+    return self.config.codebook.rate_every if rated else 0
 
   def identity(self) -> dict:
     return {"stage": "tokenizer", "tokenizer": self.vqvae_config.to_dict()}
@@ -133,18 +142,25 @@ class TokenizerTask:
   def maintain(
     self, state: TrainState, batch: Batch, key: jax.Array
   ) -> TrainState:
-    """Replaces dead codes, until `revive_until` of the run has passed."""
+    """Replaces dead codes, until `revive_until` of the run has passed; brings
+    the rates up to date from `rate_from` on."""
     options = self.config.codebook
-    if int(state.step) > options.revive_until * self.config.num_steps:
-      return state
-    return revive(
-      state,
-      batch["image"],
-      key,
-      self._expected_usage(),
-      vqvae=self.vqvae,
-      threshold=options.revive_below,
-    )
+    step, passed = int(state.step), int(state.step) / self.config.num_steps
+    if _due(step, options.revive_every) and passed <= options.revive_until:
+      state = revive(
+        state,
+        batch["image"],
+        key,
+        self._expected_usage(),
+        vqvae=self.vqvae,
+        threshold=options.revive_below,
+      )
+    if _due(step, self._rate_every) and passed >= options.rate_from:
+      rate_KV = codebook_lib.code_rates(
+        state.extra["usage_KV"], self.vqvae_config.rate_weight
+      )
+      state = _with_rates(state, rate_KV)
+    return state
 
   def pictures(self, state: TrainState) -> dict[str, Image.Image]:
     """Top row: originals; then the picture after every scale."""
@@ -168,6 +184,27 @@ class TokenizerTask:
       storage="float32",
     )
     return workdir / BUNDLE
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+def _with_rates(state: TrainState, rate_KV: jax.Array) -> TrainState:
+  """The state with other rates, in parameters and average."""
+
+  def replaced(tree):
+    if tree is None:
+      return None
+    # A copy: parameters and average are donated as two buffers.
+    return {
+      **tree,
+      "quantizer": {**tree["quantizer"], "rate_KV": jnp.copy(rate_KV)},
+    }
+
+  return state.replace(
+    params=replaced(state.params), ema_params=replaced(state.ema_params)
+  )
 
 
 def _arrays(batch: Batch) -> Batch:
