@@ -37,8 +37,8 @@ PRESETS = {
     "drop_path_rate": 0.0,
   },
   "scenes64": {
-    "schedule": [1, 2, 4, 8, 16],
-    "vocab_size": 4096,
+    "schedule": [1, 2, 4, 8, 16, 16],
+    "vocab_size": 2048,
     "code_dim": 48,
     "depth": 6,
     "width": 256,

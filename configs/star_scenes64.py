@@ -33,12 +33,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.cond_drop_rate = 0.1
   # How many tokens of each of the last scales a step looks at, drawn anew; ():
   # all. They are most of the tokens and say least about what is in a picture.
-  c.tail_tokens = () if runlocal else (96,)
+  c.tail_tokens = () if runlocal else (64, 32)
   c.model = ConfigDict(PRESETS["test"] if runlocal else model())
   c.tokenizer_path = "runs/tokenizer_scenes64/bundle"
   c.text = ConfigDict(dict(name="minilm-l6", max_tokens=32, path=""))
   c.data = "cache"
-  c.data_options.mixture = ConfigDict(dict(icons=0.25, scenes=0.75))
+  c.data_options.mixture = ConfigDict(dict(icons=0.2, scenes=0.8))
   c.cache = cache("data_cache/tokens_scenes64")
   c.sampling = sampling()
   if runlocal:

@@ -1,5 +1,6 @@
 """Data-dependent start and revival of dead codes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -102,3 +103,34 @@ def test_k_means_lowers_the_loss_further():
     return quantizer.apply({"params": started["quantizer"]}, f).vq_loss
 
   assert loss(5) < 0.96 * loss(0)
+
+
+def test_code_rates_are_weighted_lengths():
+  usage_KV = jnp.array([[6.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+  rate_KV = codebook.code_rates(usage_KV, (2.0, 0.5))
+  floor = codebook.RATE_FLOOR
+  share = (1 - floor) * np.array([0.75, 0.25, 0, 0]) + floor / 4
+  np.testing.assert_allclose(rate_KV[0], -2 * np.log(share), rtol=1e-5)
+  # Nothing seen: all codes are as long, none impossible.
+  assert np.isfinite(rate_KV).all() and len(set(rate_KV[1].tolist())) == 1
+
+
+def test_rates_lower_the_entropy_of_the_tokens():
+  config = dataclasses.replace(CONFIG, rate_weight=(0.0, 0.3, 0.3))
+  _, params, f = _setup()
+  params = _start(params, f)["quantizer"]
+  rates = jnp.zeros((3, CONFIG.vocab_size))
+
+  def run(rate_KV):
+    out = Quantizer(config).apply({"params": params | {"rate_KV": rate_KV}}, f)
+    share_KV = out.usage_KV / out.usage_KV.sum(-1, keepdims=True)
+    entropy_K = -(share_KV * np.log(np.maximum(share_KV, 1e-9))).sum(-1)
+    return out.usage_KV, entropy_K, out.idx_BL
+
+  usage_KV, before_K, idx_BL = run(rates)
+  _, after_K, changed_BL = run(
+    codebook.code_rates(usage_KV, config.rate_weight)
+  )
+  # A weight of 0 leaves the first scale alone.
+  np.testing.assert_array_equal(idx_BL[:, 0], changed_BL[:, 0])
+  assert (after_K[1:] < before_K[1:] - 0.05).all()

@@ -29,6 +29,9 @@ def test_json_round_trip_is_hashable():
   again = VQVAEConfig.from_dict(json.loads(text))
   assert again == CONFIG
   assert hash(again) == hash(CONFIG)
+  rated = dataclasses.replace(CONFIG, rate_weight=(0.1, 0.0, 0.2))
+  again = VQVAEConfig.from_dict(json.loads(json.dumps(rated.to_dict())))
+  assert again == rated
 
 
 def test_from_dict_names_unknown_and_missing_keys():
@@ -50,8 +53,15 @@ def test_from_dict_names_unknown_and_missing_keys():
     ("vq_loss_reduction", "max"),
     ("dtype", "float8"),
     ("patch_size", 0),
+    ("rate_weight", (0.1, 0.1)),
+    ("rate_weight", (0.1, -0.1, 0.1)),
   ],
 )
 def test_refusals_name_the_setting(name, value):
   with pytest.raises(ValueError, match=name):
     dataclasses.replace(CONFIG, **{name: value})
+
+
+def test_rates_do_not_go_with_cosines():
+  with pytest.raises(ValueError, match="does not go with using_znorm"):
+    dataclasses.replace(CONFIG, rate_weight=(0, 1, 1), using_znorm=True)

@@ -83,8 +83,23 @@ def test_nearest_is_the_smallest_distance():
   z_NCv = _random(9, 50, CONFIG.code_dim)
   codes = params["codebook_VCv"]
   want = np.argmin(np.square(z_NCv[:, None] - codes[None]).sum(-1), axis=1)
-  got = _apply(quantizer, params, z_NCv, method="nearest")
+  got = _apply(quantizer, params, z_NCv, 0, method="nearest")
   np.testing.assert_array_equal(got, want)
+
+
+def test_rates_count_beside_the_distance_on_their_scale_only():
+  quantizer, params, _ = _by_hand()
+  config = dataclasses.replace(quantizer.config, rate_weight=(0.5, 0.0))
+  params = {**params, "rate_KV": jnp.array([[0.0, 9.0, 0.0], [0.0, 0.0, 0.0]])}
+  z_NCv = jnp.array([[0.1], [2.9]])
+  for k, want in ((0, [0, 2]), (1, [1, 2])):
+    got = _apply(Quantizer(config), params, z_NCv, k, method="nearest")
+    np.testing.assert_array_equal(got, want)
+  grads = jax.grad(
+    lambda p: Quantizer(config).apply({"params": p}, _by_hand()[2]).vq_loss
+  )(params)
+  assert not np.any(grads["rate_KV"])
+  assert np.any(grads["codebook_VCv"])
 
 
 def test_znorm_chooses_by_angle_and_keeps_the_length_of_the_code():
@@ -96,7 +111,7 @@ def test_znorm_chooses_by_angle_and_keeps_the_length_of_the_code():
   codes = jnp.array([[0.1, 0.0], [9.0, 9.0]])
   z_NCv = jnp.array([[9.0, 1.0], [0.01, 0.02]])
   # By distance the answers would be 1 and 0.
-  got = _apply(quantizer, {"codebook_VCv": codes}, z_NCv, method="nearest")
+  got = _apply(quantizer, {"codebook_VCv": codes}, z_NCv, 0, method="nearest")
   np.testing.assert_array_equal(got, [0, 1])
   added = _apply(
     quantizer,
@@ -161,9 +176,8 @@ def test_usage_counts_the_tokens_of_each_scale():
 def test_residuals_are_what_is_looked_up():
   config, quantizer, params, f = _setup()
   z_BLCv = _apply(quantizer, params, f, method="residuals")
-  idx = _apply(
-    quantizer, params, z_BLCv.reshape(-1, config.code_dim), method="nearest"
-  )
+  z_NCv = z_BLCv.reshape(-1, config.code_dim)
+  idx = _apply(quantizer, params, z_NCv, 0, method="nearest")
   want = _apply(quantizer, params, f, method="encode")
   np.testing.assert_array_equal(idx.reshape(want.shape), want)
 

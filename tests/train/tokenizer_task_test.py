@@ -18,6 +18,7 @@ def config():
   c.tokenizer.update(
     schedule=(1, 2), vocab_size=16, code_dim=4, ch_mult=(1,), patch_size=4
   )
+  c.tokenizer.update(growth="bicubic", quant_resi=0.5, rate_weight=(0.1, 0.1))
   c.tokenizer.share_quant_resi = 1
   c.data_options.size = (8, 8)
   c.optimizer.update(learning_rate=1e-3, warmup_steps=0, ema_decay=0.9)
@@ -112,11 +113,30 @@ def test_revival_replaces_only_dead_codes_and_clears_their_moments(pieces):
 def test_no_revival_in_the_last_part_of_the_run(pieces):
   task, _, state = pieces
   state = copied(state).replace(
-    step=jnp.int32(99),
+    step=jnp.int32(95),  # a step of revival, not of rates
     extra={"usage_KV": jnp.zeros_like(state.extra["usage_KV"])},
   )
   batch = next(task.train_batches())
   assert task.maintain(state, batch, jax.random.key(0)) is state
+
+
+def test_rates_follow_usage_late_in_the_run(pieces):
+  task, _, state = pieces
+  batch = next(task.train_batches())
+  usage_KV = state.extra["usage_KV"].at[:, 3].mul(9.0)
+  state = copied(state).replace(extra={"usage_KV": usage_KV})
+  early = task.maintain(
+    copied(state).replace(step=jnp.int32(50)), batch, jax.random.key(0)
+  )
+  assert not np.any(early.params["quantizer"]["rate_KV"])
+  late = task.maintain(
+    copied(state).replace(step=jnp.int32(100)), batch, jax.random.key(0)
+  )
+  rate_KV = np.asarray(late.params["quantizer"]["rate_KV"])
+  assert (rate_KV.argmin(axis=1) == 3).all() and (rate_KV > 0).all()
+  np.testing.assert_array_equal(
+    rate_KV, late.ema_params["quantizer"]["rate_KV"]
+  )
 
 
 def test_usage_metrics_on_a_literal_table():
