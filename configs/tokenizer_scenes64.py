@@ -65,7 +65,7 @@ def tokenizer() -> ConfigDict:
       quant_resi=0.0,  # no phi
       share_quant_resi=4,
       growth="nearest",
-      rate_weight=(0.003, 0.01, 0.02, 0.01, 0.006, 0.006),
+      rate_weight=(0.003, 0.01, 0.02, 0.03, 0.015, 0.015),
       beta=0.25,
       using_znorm=False,
       vq_loss_reduction="mean",
