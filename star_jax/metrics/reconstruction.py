@@ -71,8 +71,6 @@ class ReconstructionReport:
     """JSON form. `psnr` is the mean over pictures of the PSNR of each,
     `psnr_pooled` the PSNR of the mean error (never larger)."""
     counts_V = self.counts_KV.sum(0)
-    share_V = counts_V / max(counts_V.sum(), 1)
-    entropy = -np.sum(share_V * np.log(np.maximum(share_V, 1e-30)))
     return {
       "n": len(self.mse["art"]),
       "psnr": {k: float(psnr(v).mean()) for k, v in self.mse.items()},
@@ -90,10 +88,17 @@ class ReconstructionReport:
         "used_share_per_scale": [
           float(x) for x in (self.counts_KV > 0).mean(1)
         ],
-        "perplexity": float(np.exp(entropy)),
+        "perplexity": float(np.exp(_entropy(counts_V))),
+        "entropy_per_scale": [float(_entropy(c)) for c in self.counts_KV],
         "tokens": int(counts_V.sum()),
       },
     }
+
+
+def _entropy(counts_V: np.ndarray) -> float:
+  """Nats of a code drawn as these were."""
+  share_V = counts_V / max(counts_V.sum(), 1)
+  return -np.sum(share_V * np.log(np.maximum(share_V, 1e-30)))
 
 
 def _padded_batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -116,6 +116,9 @@ def test_counts_and_last_scale(tokenizer, pictures):
   used = len(np.nonzero(report.counts_KV.sum(0))[0])
   assert out["codebook"]["used_share"] == used / 32
   assert 1 <= out["codebook"]["perplexity"] <= used
+  share = report.counts_KV[2] / 80
+  want = -sum(p * np.log(p) for p in share if p)
+  np.testing.assert_allclose(out["codebook"]["entropy_per_scale"][2], want)
   assert out["psnr"]["art"] >= out["psnr_pooled"]["art"]
 
 

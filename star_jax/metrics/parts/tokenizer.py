@@ -58,6 +58,7 @@ def _rows(values: dict) -> list[tuple[str, str, str]]:
     )
   after = ", ".join(f"{x:.1f}" for x in values["psnr_art_after_scale"])
   shares = ", ".join(f"{100 * x:.0f}" for x in book["used_share_per_scale"])
+  entropies = ", ".join(f"{x:.1f}" for x in book["entropy_per_scale"])
   return [
     *rows,
     ("PSNR over the art after each scale", after, "dB"),
@@ -68,6 +69,7 @@ def _rows(values: dict) -> list[tuple[str, str, str]]:
     ),
     ("codebook in use at each scale", shares, "%"),
     ("codebook perplexity", f"{book['perplexity']:.0f}", ""),
+    ("entropy of a token at each scale", entropies, "nats"),
   ]
 
 
