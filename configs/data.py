@@ -21,7 +21,7 @@ def options() -> ConfigDict:
     dict(
       styles=(),  # empty: all
       white_share=0.3,  # how often the background is white
-      min_scale=0.7,  # smallest side, as a share of the shorter one
+      min_scale=0.85,  # smallest side, as a share of the shorter one
       lattice=16,  # places and sizes are multiples of so many 64ths of a side
       canonical=False,  # no augmentation
     )
@@ -31,9 +31,11 @@ def options() -> ConfigDict:
       seed=0,
       max_objects=4,
       styles=("twemoji", "openmoji", "noto", "fluent"),
-      style_share=0.35,  # how often the caption names the style
-      plain_share=0.1,  # objects in their own colours
+      style_share=0.6,  # how often the caption names the style
+      default_style="twemoji",  # of the others
+      plain_share=0.25,  # objects in their own colours
       lattice=16,  # as of the icons
+      tidy=1.0,  # share of scenes with fixed places for their objects
     )
   )
   o.folder = ConfigDict(

@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.tokenizer_path = "runs/tokenizer_scenes64/bundle"
   c.text = ConfigDict(dict(name="minilm-l6", max_tokens=32, path=""))
   c.data = "cache"
-  c.data_options.mixture = ConfigDict(dict(icons=0.2, scenes=0.8))
+  c.data_options.mixture = ConfigDict(dict(icons=0.15, scenes=0.85))
   c.cache = cache("data_cache/tokens_scenes64")
   c.sampling = sampling()
   if runlocal:

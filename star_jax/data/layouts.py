@@ -18,6 +18,20 @@ SIZES = {1: (28, 56), 2: (24, 34), 3: (22, 30), 4: (22, 30)}
 # most this far across, in mean box sides.
 ALONG, ACROSS = 0.9, 0.35
 
+# Fixed places, (x, y, side) in 64ths of the middle square.
+_ONE = ((8, 8, 48),)
+_ROW = {
+  2: ((0, 16, 32), (32, 16, 32)),
+  3: ((0, 24, 16), (24, 24, 16), (48, 24, 16)),
+}
+_CELL = 32
+_LIST = {
+  1: _ONE,
+  2: _ROW[2],
+  3: ((0, 0, 32), (32, 0, 32), (16, 32, 32)),
+  4: ((0, 0, 32), (32, 0, 32), (0, 32, 32), (32, 32, 32)),
+}
+
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
 
@@ -61,6 +75,37 @@ def _boxes(centres_x, centres_y, sizes, canvas, step) -> list[Box]:
 def _down(length: float, step: int) -> int:
   """The next multiple of `step` at or below."""
   return int(length // step) * step
+
+
+def _fixed(slots, canvas: tuple[int, int]) -> list[Box]:
+  height, width = canvas
+  short = min(canvas)
+  left, top = (width - short) // 2, (height - short) // 2
+  boxes = []
+  for x, y, side in slots:
+    x, y, side = (v * short // 64 for v in (x, y, side))
+    boxes.append((left + x, top + y, left + x + side, top + y + side))
+  return boxes
+
+
+def fixed_list(count: int, canvas: tuple[int, int]) -> list[Box]:
+  """The place of each of `count` listed objects."""
+  return _fixed(_LIST[count], canvas)
+
+
+def fixed_row(count: int, canvas: tuple[int, int], vertical: bool) -> list[Box]:
+  """Two or three objects side by side in order (or one above the other)."""
+  slots = _ROW[count]
+  if vertical:
+    slots = [(y, x, side) for x, y, side in slots]
+  return _fixed(slots, canvas)
+
+
+def fixed_grid(
+  cells: Sequence[tuple[int, int]], canvas: tuple[int, int]
+) -> list[Box]:
+  """Objects in (row, column) cells of a 2 x 2 grid."""
+  return _fixed([(c * _CELL, r * _CELL, _CELL) for r, c in cells], canvas)
 
 
 def row(

@@ -20,7 +20,10 @@ class SceneConfig:
   is named. lattice: places and sizes of objects are multiples of so many 64ths
   of the shorter side (in whole pixels); 1 leaves them free. Objects that lie on
   the lattice of the tokens have the same tokens wherever they lie, which a
-  model learns many times sooner.
+  model learns many times sooner. tidy: share of the scenes whose objects stand
+  at fixed places of one size each, so that the caption decides where everything
+  is; the others are laid out at random. default_style: of scenes whose caption
+  names none; empty: any.
   """
 
   size: tuple[int, int] = (64, 64)
@@ -31,6 +34,8 @@ class SceneConfig:
   style_share: float = 0.35
   plain_share: float = 0.1
   lattice: int = 1
+  tidy: float = 0.0
+  default_style: str = ""
 
   def __post_init__(self):
     if self.split not in SPLITS:
@@ -49,6 +54,11 @@ class SceneConfig:
     if not 1 <= self.lattice <= 16:
       raise ValueError(
         f"lattice is 1 to 16 64ths of the side, got {self.lattice!r}."
+      )
+    if self.default_style not in ("", *self.styles):
+      raise ValueError(
+        f"default_style is empty or one of {', '.join(self.styles)}, got"
+        f" {self.default_style!r}."
       )
     unknown = set(self.styles) - set(SCENE_STYLES)
     if unknown or not self.styles:

@@ -152,7 +152,7 @@ def write_caption(
     for thing in things:
       counts[thing] = counts.get(thing, 0) + 1
     parts = [phrase(t, n) for t, n in counts.items()]
-    text = _listing([parts[i] for i in rng.permutation(len(parts))])
+    text = _listing(parts)
   if style is None:
     return text
   ways = (f"{text}, {style} style", f"{text} in {style} style")

@@ -131,10 +131,13 @@ class SceneGenerator:
     split = SPLITS.index(self.config.split)
     rng = np.random.default_rng([self.config.seed, split, int(index)])
     kind, want = self._kind(rng, int(index))
+    named = bool(rng.random() < self.config.style_share)
+    tidy = bool(rng.random() < self.config.tidy)
     for _ in range(_TRIES):
-      drawn = self._draw(rng, kind)
-      if drawn is not None and _suits(drawn[1], drawn[2], want):
-        return self._finish(rng, int(index), want, *drawn)
+      style = self._style(rng, named)
+      drawn = self._draw(rng, kind, style, tidy)
+      if drawn is not None and _suits(drawn[0], drawn[1], want):
+        return self._finish(rng, int(index), want, style, named, *drawn)
     raise ValueError(
       f"No scene with {want or 'nothing'} held out was found for index"
       f" {index}; the styles {self.styles} draw too few of the concepts."
@@ -159,24 +162,29 @@ class SceneGenerator:
       return _limit(_KINDS[_draw_share(rng)], most), (flag,)
     return _limit(_KINDS[_draw_share(rng)], most), ()
 
-  def _draw(self, rng, kind: str):
-    """One attempt: (style, objects, told relations, layout) or None."""
-    style = self.styles[rng.integers(len(self.styles))]
+  def _style(self, rng, named: bool) -> str:
+    if not named and self.config.default_style in self.styles:
+      return self.config.default_style
+    return self.styles[rng.integers(len(self.styles))]
+
+  def _draw(self, rng, kind: str, style: str, tidy: bool):
+    """One attempt: (objects, told relations, layout) or None."""
     if kind == "count" or (kind == "four" and rng.random() < 0.2):
-      return self._draw_counted(rng, style, 4 if kind == "four" else None)
+      total = 4 if kind == "four" else None
+      return self._draw_counted(rng, style, total, tidy)
     count = {"one": 1, "two": 2, "three": 3, "four": 4}[kind]
     things = self._things(rng, style, count)
     if _alike(things):
       return None
-    placed = self._place(rng, count)
+    placed = self._place(rng, count, tidy)
     if placed is None:
       return None
     layout, boxes, told = placed
     if any(relation_of(boxes, i, j) != relation for i, relation, j in told):
       return None
-    return style, _objects(things, boxes), told, layout
+    return _objects(things, boxes), told, layout
 
-  def _draw_counted(self, rng, style: str, total: int | None):
+  def _draw_counted(self, rng, style: str, total: int | None, tidy: bool):
     """ "three yellow stars", "two red cars and a green tree"."""
     most = min(self.config.max_objects, 3)
     total = total or (2 if most < 3 or rng.random() < 0.3 else 3)
@@ -188,13 +196,18 @@ class SceneGenerator:
       return None
     canvas, step = self.config.size, self.config.step
     things = [first] * same + [other] * (total - same)
+    if tidy:
+      boxes = layouts.fixed_list(total, canvas)
+      # The caption lists them in order; either kind comes first.
+      things = things[:: 1 if rng.random() < 0.5 else -1]
+      return _objects(things, boxes), (), "count"
     sizes = layouts.draw_sizes(rng, total, canvas, step)
     # Equal things are drawn about equally large.
     sizes[1:same] = [sizes[0]] * (same - 1)
     boxes = layouts.scatter(rng, sizes, canvas, step)
     if boxes is None:
       return None
-    return style, _objects(things, boxes), (), "count"
+    return _objects(things, boxes), (), "count"
 
   def _things(self, rng, style: str, count: int) -> list[Thing]:
     names, words = self._drawn[style], list(COLOURS)
@@ -206,7 +219,7 @@ class SceneGenerator:
       things.append(Thing(name, None if plain else colour))
     return things
 
-  def _place(self, rng, count: int):
+  def _place(self, rng, count: int, tidy: bool):
     """(layout, boxes, told relations), or None if there was no room."""
     canvas, step = self.config.size, self.config.step
     sizes = layouts.draw_sizes(rng, count, canvas, step)
@@ -214,17 +227,28 @@ class SceneGenerator:
     vertical = rng.random() < 0.5
     ahead = "above" if vertical else "left"
     if count == 1 or (way < 0.25 and count < 4):
+      if tidy:
+        return "list", layouts.fixed_list(count, canvas), ()
       boxes = layouts.scatter(rng, sizes, canvas, step)
       return boxes and ("list", boxes, ())
+
+    def grid(cells):
+      if tidy:
+        return layouts.fixed_grid(cells, canvas)
+      return layouts.grid(rng, cells, sizes, canvas, step)
+
     if count == 2 or (count == 3 and way < 0.5):
-      boxes = layouts.row(rng, sizes, canvas, vertical, step)
+      boxes = (
+        layouts.fixed_row(count, canvas, vertical)
+        if tidy
+        else layouts.row(rng, sizes, canvas, vertical, step)
+      )
       told = tuple(
         (i, ahead, j) for i in range(count) for j in range(i + 1, count)
       )
       return "row", boxes, told
     if count == 4:
-      cells = [(0, 0), (0, 1), (1, 0), (1, 1)]
-      boxes = layouts.grid(rng, cells, sizes, canvas, step)
+      boxes = grid([(0, 0), (0, 1), (1, 0), (1, 1)])
       if way < 0.2:
         return "list", boxes, ()
       told = ((0, "left", 1), (2, "left", 3), (0, "above", 2), (1, "above", 3))
@@ -238,7 +262,7 @@ class SceneGenerator:
       cells = [(1 - r, c) for r, c in cells]
     if vertical:
       cells = [(c, r) for r, c in cells]
-    boxes = layouts.grid(rng, cells, sizes, canvas, step)
+    boxes = grid(cells)
     told = (
       (0, relation_of(boxes, 0, 1), 1),
       (2, relation_of(boxes, 2, anchor), anchor),
@@ -247,8 +271,9 @@ class SceneGenerator:
       return None
     return "corner", boxes, told
 
-  def _finish(self, rng, index, flags, style, objects, told, layout) -> Scene:
-    named = bool(rng.random() < self.config.style_share)
+  def _finish(
+    self, rng, index, flags, style, named, objects, told, layout
+  ) -> Scene:
     things = [o.thing for o in objects]
     caption = write_caption(rng, things, layout, told, style if named else None)
     avoid = [COLOURS[t.colour] for t in things if t.colour]
