@@ -55,6 +55,8 @@ class SceneConfig:
       raise ValueError(
         f"lattice is 1 to 16 64ths of the side, got {self.lattice!r}."
       )
+    if not 0 <= self.tidy <= 1:
+      raise ValueError(f"tidy is a share in [0, 1], got {self.tidy!r}.")
     if self.default_style not in ("", *self.styles):
       raise ValueError(
         f"default_style is empty or one of {', '.join(self.styles)}, got"

@@ -80,6 +80,23 @@ def test_boxes_on_a_lattice_stay_apart(canvas, step):
       check_lattice(boxes, step)
 
 
+@pytest.mark.parametrize("canvas", CANVASES)
+def test_fixed_places(canvas):
+  for count in (1, 2, 3, 4):
+    check_boxes(layouts.fixed_list(count, canvas), canvas)
+  for count, vertical in ((2, False), (2, True), (3, False), (3, True)):
+    boxes = layouts.fixed_row(count, canvas, vertical)
+    check_boxes(boxes, canvas)
+    ahead = "above" if vertical else "left"
+    for i in range(count):
+      for j in range(i + 1, count):
+        assert layouts.relation_between(boxes[i], boxes[j]) == ahead
+  boxes = layouts.fixed_grid([(0, 0), (0, 1), (1, 0)], canvas)
+  check_boxes(boxes, canvas)
+  assert layouts.relation_between(boxes[0], boxes[1]) == "left"
+  assert layouts.relation_between(boxes[2], boxes[0]) == "below"
+
+
 def test_scatter_finds_room_or_says_so():
   rng = np.random.default_rng(0)
   for _ in range(100):

@@ -191,6 +191,41 @@ def test_objects_lie_on_the_lattice(art_store, lattice, step):
   assert np.any(np.asarray(boxes) % (2 * step))
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_tidy_scenes_of_one_kind_have_one_layout(art_store, split):
+  make = generator(art_store, tidy=1.0, split=split)
+  places = {}
+  for i in range(400):
+    scene = make.scene(i)
+    assert heldout_in(scene) == set(scene.flags)
+    relations = tuple(sorted(scene.relations))
+    boxes = tuple(o.box for o in scene.objects)
+    places.setdefault((len(boxes), relations), set()).add(boxes)
+    facts = read_caption(scene.caption)
+    told = {o.thing for o in scene.objects}
+    assert set(facts.things) == told
+  # One layout for every number of objects and set of told relations.
+  assert len(places) > 5 and all(len(found) == 1 for found in places.values())
+
+
+def test_captions_of_tidy_lists_go_from_left_to_right(art_store):
+  make = generator(art_store, tidy=1.0, plain_share=0.0)
+  scenes = [make.scene(i) for i in range(200)]
+  lists = [s for s in scenes if len(s.objects) == 2 and not s.relations]
+  assert len(lists) > 5
+  for scene in lists:
+    things = read_caption(scene.caption).things
+    assert things == tuple(o.thing for o in scene.objects)
+    assert scene.objects[0].box[0] < scene.objects[1].box[0]
+
+
+def test_a_default_style_is_not_named(art_store):
+  make = generator(art_store, default_style="noto", style_share=0.5)
+  scenes = [make.scene(i) for i in range(200)]
+  assert {s.style for s in scenes if not s.style_named} == {"noto"}
+  assert len({s.style for s in scenes if s.style_named}) > 1
+
+
 def test_sprite(art_store):
   make = generator(art_store)
   sprite = make.sprite("car", "twemoji", "green", 30)
@@ -214,6 +249,8 @@ def test_sprite(art_store):
     ({"lattice": 0}, "lattice is 1 to 16 64ths of the side, got 0"),
     ({"styles": ("oil",)}, "among twemoji, openmoji, noto, fluent"),
     ({"styles": ()}, "among twemoji"),
+    ({"default_style": "oil"}, "one of twemoji, .*, got 'oil'"),
+    ({"tidy": 1.5}, r"tidy is a share in \[0, 1\], got 1.5"),
   ],
 )
 def test_bad_config(changes, message):
