@@ -4,7 +4,9 @@
 
 Prints a markdown table and writes benchmark.md and benchmark.json. Every
 figure is the median of --repeats runs after compilation; compile times are
-those of a process without compilation cache.
+those of a process without compilation cache. The training step is that of
+configs/star_scenes64.py: its optimizer and, for a model of its schedule, its
+share of the tokens.
 """
 
 from __future__ import annotations
@@ -29,18 +31,23 @@ _OUT = flags.DEFINE_string("out", "results/benchmark", "Folder for results.")
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-  from configs import common
+  from configs import star_scenes64
   from star_jax.bundle import load_bundle
   from star_jax.metrics.benchmark import benchmark, to_markdown, to_whole
   from star_jax.metrics.report import write_json
+  from star_jax.scales import ScaleSchedule
   from star_jax.train.optimizer import build_optimizer
 
   batches = [to_whole("--batches", b) for b in _BATCHES.value]
+  bundle, recipe = load_bundle(_CKPT.value), star_scenes64.get_config()
+  schedule = ScaleSchedule.from_patch_nums(recipe.model.schedule)
+  same = bundle.tokenizer_config.schedule == schedule
   result = benchmark(
-    load_bundle(_CKPT.value),
+    bundle,
     batches=batches,
     train_batch=_TRAIN_BATCH.value,
-    optimizer=build_optimizer(common.optimizer(), num_steps=1000),
+    optimizer=build_optimizer(recipe.optimizer, num_steps=1000),
+    tail_tokens=recipe.tail_tokens if same else (),
     repeats=_REPEATS.value,
   )
   text = to_markdown(result)

@@ -33,6 +33,7 @@ from star_jax.train.losses import next_scale_loss
 from star_jax.train.optimizer import Optimizer
 from star_jax.train.state import TrainState
 from star_jax.train.step import train_step
+from star_jax.train.transformer_task import draw_tokens
 
 
 def to_whole(flag: str, text: str) -> int:
@@ -52,6 +53,7 @@ def benchmark(
   batches: Sequence[int],
   train_batch: int,
   optimizer: Optimizer,
+  tail_tokens: Sequence[int],
   repeats: int,
 ) -> dict[str, Any]:
   """All timings of a bundle; JSON-able.
@@ -61,6 +63,8 @@ def benchmark(
     batches: sizes the sampler is timed at (guidance on, as by default).
     train_batch: size of the training batch (cached tokens and text).
     optimizer: of the training step.
+    tail_tokens: how many tokens of each of the last scales the training step
+      looks at, as in `draw_tokens`; empty for all.
     repeats: runs per figure; the median is given.
 
   Raises:
@@ -84,7 +88,9 @@ def benchmark(
     "image_size": list(bundle.tokenizer_config.image_size),
     "repeats": repeats,
     "sampling": [_time_sampler(bundle, b, repeats) for b in batches],
-    "training": _time_training(bundle, optimizer, train_batch, repeats),
+    "training": _time_training(
+      bundle, optimizer, tuple(tail_tokens), train_batch, repeats
+    ),
   }
 
 
@@ -103,7 +109,7 @@ def to_markdown(result: dict[str, Any]) -> str:
   t = result["training"]
   rows.append(
     (
-      f"training step, batch {t['batch']}",
+      f"training step, batch {t['batch']}, {t['tokens']} tokens",
       f"{t['steps_per_second']:.2f} steps/s",
       f"{t['seconds']:.3f} s",
       f"{t['compile_seconds']:.1f} s",
@@ -197,7 +203,11 @@ def _time_sampler(bundle: Bundle, batch: int, repeats: int) -> dict[str, Any]:
 
 
 def _time_training(
-  bundle: Bundle, optimizer: Optimizer, batch: int, repeats: int
+  bundle: Bundle,
+  optimizer: Optimizer,
+  tail_tokens: tuple[int, ...],
+  batch: int,
+  repeats: int,
 ) -> dict[str, Any]:
   """One step on cached tokens and text."""
   config = bundle.star_config
@@ -209,8 +219,11 @@ def _time_training(
     "text": _text(batch, bundle.text.max_tokens, config.text_dim),
   }
   frozen = {"quantizer": bundle.params["tokenizer"]["quantizer"]}
+  first = config.schedule.num_scales - len(tail_tokens)
+  lengths = (*config.schedule.lengths[:first], *tail_tokens)
 
   def loss_fn(params, extra, frozen, batch, key, train):
+    kept = draw_tokens(config.schedule, tail_tokens, key)
     x_BLCv = vqvae.apply(
       {"params": frozen}, batch["idx"], method="teacher_forcing_input"
     )
@@ -218,11 +231,12 @@ def _time_training(
       {"params": params},
       x_BLCv,
       batch["text"],
+      kept=kept if tail_tokens else None,
       deterministic=not train,
       rngs={"drop_path": key},
     )
     loss, metrics = next_scale_loss(
-      logits_BLV, batch["idx"], config.schedule.lengths
+      logits_BLV, batch["idx"][:, kept.index_L], lengths
     )
     return loss, (metrics, extra)
 
@@ -253,6 +267,7 @@ def _time_training(
   seconds = _median_seconds(run, repeats)
   return {
     "batch": batch,
+    "tokens": sum(lengths),
     "seconds": seconds,
     "steps_per_second": 1 / seconds,
     "peak_bytes": peak_bytes(),

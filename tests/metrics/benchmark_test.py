@@ -28,11 +28,14 @@ def test_tiny_bundle(tmp_path):
   from star_jax.testing import save_tiny_bundle
 
   save_tiny_bundle(tmp_path)
+  bundle = load_bundle(tmp_path)
+  lengths = bundle.star_config.schedule.lengths
   result = benchmark.benchmark(
-    load_bundle(tmp_path),
+    bundle,
     batches=[1, 2],
     train_batch=2,
     optimizer=build_optimizer(common.optimizer(), num_steps=10),
+    tail_tokens=(2,),
     repeats=2,
   )
   json.dumps(result)
@@ -42,4 +45,4 @@ def test_tiny_bundle(tmp_path):
     assert entry["peak_bytes"] > entry["temporary_bytes"] >= 0
   text = benchmark.to_markdown(result)
   assert len(re.findall(r"^\| sampling", text, re.M)) == 2
-  assert "training step, batch 2" in text
+  assert f"training step, batch 2, {sum(lengths[:-1]) + 2} tokens" in text
