@@ -29,11 +29,11 @@ from star_jax.sampling.sampler import (
 )
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
+from star_jax.train.kept_tokens import draw_tokens
 from star_jax.train.losses import next_scale_loss
 from star_jax.train.optimizer import Optimizer
 from star_jax.train.state import TrainState
 from star_jax.train.step import train_step
-from star_jax.train.transformer_task import draw_tokens
 
 
 def to_whole(flag: str, text: str) -> int:
@@ -223,7 +223,7 @@ def _time_training(
   lengths = (*config.schedule.lengths[:first], *tail_tokens)
 
   def loss_fn(params, extra, frozen, batch, key, train):
-    kept = draw_tokens(config.schedule, tail_tokens, key)
+    kept = draw_tokens(config.schedule, tail_tokens, batch["idx"], key)
     x_BLCv = vqvae.apply(
       {"params": frozen}, batch["idx"], method="teacher_forcing_input"
     )
@@ -235,9 +235,8 @@ def _time_training(
       deterministic=not train,
       rngs={"drop_path": key},
     )
-    loss, metrics = next_scale_loss(
-      logits_BLV, batch["idx"][:, kept.index_L], lengths
-    )
+    idx_BL = jnp.take_along_axis(batch["idx"], kept.index_BL, axis=1)
+    loss, metrics = next_scale_loss(logits_BLV, idx_BL, lengths, kept.weight_BL)
     return loss, (metrics, extra)
 
   params = jax.tree.map(jnp.array, bundle.params["star"])

@@ -102,12 +102,12 @@ def attend(
   v_BNmd: jax.Array,
   scale: float,
   mask: jax.Array | np.ndarray | None = None,
-  bias_m: np.ndarray | None = None,
+  bias_Bm: jax.Array | None = None,
 ) -> jax.Array:
   """Softmax attention, logits and softmax in float32; a row that sees no key
   yields 0.
 
-  `mask` is bool, True = keep, broadcastable to [B, N, q, m]; `bias_m` is added
+  `mask` is bool, True = keep, broadcastable to [B, N, q, m]; `bias_Bm` is added
   to the logits of each key.
   """
   logits = jnp.einsum(
@@ -115,8 +115,8 @@ def attend(
   )
   if scale != 1.0:
     logits = logits * scale
-  if bias_m is not None:
-    logits = logits + bias_m
+  if bias_Bm is not None:
+    logits = logits + bias_Bm[:, None, None]
   if mask is not None:
     logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
   # The division comes after the product with v: the backward pass then holds
@@ -136,13 +136,13 @@ def attend(
   return (out / total).astype(v_BNmd.dtype)
 
 
-def _blocked(q, k, v, scale: float, rect: Rectangle, bias_m=None) -> jax.Array:
+def _blocked(q, k, v, scale: float, rect: Rectangle, bias_Bm=None) -> jax.Array:
   """One rectangle, block after block; backward recomputes each block."""
   size = -(-(rect.end - rect.begin) // rect.blocks)
   padding = size * rect.blocks - (rect.end - rect.begin)
   q = jnp.pad(q, ((0, 0), (0, 0), (0, padding), (0, 0)))
   q = rearrange(q, "b n (g q) d -> g b n q d", g=rect.blocks)
-  body = jax.checkpoint(lambda q: attend(q, k, v, scale, None, bias_m))
+  body = jax.checkpoint(lambda q: attend(q, k, v, scale, None, bias_Bm))
   out = rearrange(jax.lax.map(body, q), "g b n q d -> b n (g q) d")
   return out[:, :, : rect.end - rect.begin]
 
@@ -156,7 +156,7 @@ def scale_causal_attention(
   scale: float = 1.0,
   query_block: int = 256,
   backend: str = "xla",
-  weights: Sequence[float] | None = None,
+  weight_BL: jax.Array | None = None,
 ) -> jax.Array:
   """Self-attention of all scales at once: [B, N, L, d] -> [B, N, L, d].
 
@@ -166,9 +166,9 @@ def scale_causal_attention(
     query_block: most queries of one block; it bounds every temporary at
       [B, N, query_block, L].
     backend: "xla", plain products.
-    weights: of every scale, how many of its tokens each one at hand stands
-      for, where a training step only looks at some of them: what it counts for
-      in the softmax. None: one.
+    weight_BL: how many tokens each one at hand stands for, where a training
+      step only looks at some of them: what it counts for in the softmax. None:
+      one.
   """
   if backend not in BACKENDS:
     raise ValueError(
@@ -180,7 +180,7 @@ def scale_causal_attention(
     lengths=tuple(lengths),
     scale=scale,
     query_block=query_block,
-    weights=None if weights is None else tuple(weights),
+    bias_BL=None if weight_BL is None else jnp.log(weight_BL),
   )
   batch, heads, total, _ = q_BNLd.shape
   group = _heads_at_once(heads, batch * min(query_block, total) * total)
@@ -217,24 +217,22 @@ def _all_rectangles(
   lengths: tuple[int, ...],
   scale: float,
   query_block: int,
-  weights: tuple[float, ...] | None,
+  bias_BL: jax.Array | None,
 ) -> jax.Array:
   q_BNLd, k_BNLd, v_BNLd = qkv
   # Probabilities of short sequences are kept for the backward pass; of long
   # ones they would dwarf everything else, so they are computed again.
   recompute = sum(lengths) > query_block
-  bias_L, out = None, []
-  if weights is not None:
-    bias_L = np.repeat(np.log(np.asarray(weights, np.float32)), lengths)
+  out = []
   for rect in attention_plan(lengths, query_block):
     q = q_BNLd[:, :, rect.begin : rect.end]
     k, v = k_BNLd[:, :, : rect.end], v_BNLd[:, :, : rect.end]
-    bias_m = None if bias_L is None else bias_L[: rect.end]
+    bias_Bm = None if bias_BL is None else bias_BL[:, : rect.end]
     if rect.blocks > 1:
-      out.append(_blocked(q, k, v, scale, rect, bias_m))
+      out.append(_blocked(q, k, v, scale, rect, bias_Bm))
       continue
     one = functools.partial(
-      attend, scale=scale, mask=rect.mask(), bias_m=bias_m
+      attend, scale=scale, mask=rect.mask(), bias_Bm=bias_Bm
     )
     out.append((jax.checkpoint(one) if recompute else one)(q, k, v))
   return jnp.concatenate(out, axis=2)

@@ -62,14 +62,15 @@ class LayerInputs:
 class BlockContext:
   """What all layers share.
 
-  cos_Lp, sin_Lp: rotary tables of the tokens at hand, None without RoPE.
+  cos_Lp, sin_Lp: rotary tables of the tokens at hand (with leading axes [B, 1]
+    where samples differ), None without RoPE.
   mask_BT: text tokens to attend to.
   cond_L6C: modulation of each token before the layer's own offset, None
     without adaptive norm.
   lengths: tokens of every scale at hand.
   begin: offset of the scale that is decoded; None: all scales at once.
   deterministic: no drop path.
-  weights: see `scale_causal_attention`.
+  weight_BL: see `scale_causal_attention`.
   """
 
   cos_Lp: jax.Array | None
@@ -79,9 +80,7 @@ class BlockContext:
   lengths: tuple[int, ...] = flax.struct.field(pytree_node=False)
   begin: int | None = flax.struct.field(pytree_node=False)
   deterministic: bool = flax.struct.field(pytree_node=False)
-  weights: tuple[float, ...] | None = flax.struct.field(
-    pytree_node=False, default=None
-  )
+  weight_BL: jax.Array | None = None
 
 
 def weight_init(std: float):
@@ -196,7 +195,7 @@ class SelfAttention(nn.Module):
         k,
         self._split(v),
         context.lengths,
-        weights=context.weights,
+        weight_BL=context.weight_BL,
         **options,
       )
     else:

@@ -37,13 +37,16 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 @flax.struct.dataclass
 class KeptTokens:
-  """The tokens that a training step looks at.
+  """The tokens that a training step looks at, L of them.
 
-  index_L: int32, their places among all L tokens, in order.
+  index_BL: int32, their places among all tokens, in order; each sample has its
+    own.
+  weight_BL: float32, how many tokens of its scale each stands for.
   lengths: how many of each scale, at least one.
   """
 
-  index_L: jax.Array
+  index_BL: jax.Array
+  weight_BL: jax.Array
   lengths: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
 
@@ -123,7 +126,9 @@ class Star(nn.Module):
     tokens = np.arange(schedule.num_tokens)
     if kept is not None:
       tokens = kept
-      x_BLCv_wo_first_l = x_BLCv_wo_first_l[:, kept.index_L[1:] - 1]
+      x_BLCv_wo_first_l = jnp.take_along_axis(
+        x_BLCv_wo_first_l, kept.index_BL[:, 1:, None] - 1, axis=1
+      )
     x_BLC = jnp.concatenate(
       [
         self._start(text.pooled_BD),
@@ -204,12 +209,11 @@ class Star(nn.Module):
       deterministic: no drop path.
     """
     cfg = self.config
-    schedule, weights = cfg.schedule, None
+    schedule, weight_BL = cfg.schedule, None
     if isinstance(tokens, KeptTokens):
       lengths = tokens.lengths
       lvl_L = np.repeat(np.arange(schedule.num_scales), lengths)
-      weights = tuple(a / b for a, b in zip(schedule.lengths, lengths))
-      begin, tokens = None, tokens.index_L
+      begin, weight_BL, tokens = None, tokens.weight_BL, tokens.index_BL
     else:
       lvl_L = schedule.level_ids[tokens]
       lengths = tuple(np.unique(lvl_L, return_counts=True)[1].tolist())
@@ -220,8 +224,10 @@ class Star(nn.Module):
     if "absolute" in cfg.position:
       x_BLC = x_BLC + self.pos_embed[tokens]
     if "rope" in cfg.position:
+      # [L, p], or [B, 1, L, p] where each sample has tokens of its own.
+      places = tokens if weight_BL is None else tokens[:, None]
       cos_Lp, sin_Lp = (
-        jnp.asarray(table)[tokens]
+        jnp.asarray(table)[places]
         for table in rope_tables(
           cfg.schedule,
           cfg.head_dim,
@@ -240,7 +246,7 @@ class Star(nn.Module):
       lengths=lengths,
       begin=begin,
       deterministic=deterministic,
-      weights=weights,
+      weight_BL=weight_BL,
     )
     layers = LayerInputs(
       index=jnp.arange(cfg.depth, dtype=jnp.int32),

@@ -28,42 +28,51 @@ def token_losses(
   return loss_BL, jax.lax.stop_gradient(hit_BL.astype(jnp.float32))
 
 
-def scale_means(values_BL: jax.Array, lengths: Sequence[int]) -> jax.Array:
+def scale_means(
+  values_BL: jax.Array, lengths: Sequence[int], weight_BL: jax.Array | None
+) -> jax.Array:
   """Mean over the batch and the tokens of each scale, [K].
 
   Args:
     values_BL: of the tokens at hand.
     lengths: how many of them belong to each scale.
+    weight_BL: how many tokens each stands for; None: one.
   """
-  ends = np.cumsum(lengths)
-  return jnp.stack(
-    [
-      jnp.mean(values_BL[:, end - length : end])
-      for end, length in zip(ends, lengths)
-    ]
-  )
+  ends, means = np.cumsum(lengths), []
+  for end, length in zip(ends, lengths):
+    part = slice(end - length, end)
+    if weight_BL is None:
+      means.append(jnp.mean(values_BL[:, part]))
+    else:
+      weight = weight_BL[:, part]
+      means.append(jnp.sum(values_BL[:, part] * weight) / jnp.sum(weight))
+  return jnp.stack(means)
 
 
 def next_scale_loss(
-  logits_BLV: jax.Array, idx_BL: jax.Array, lengths: Sequence[int]
+  logits_BLV: jax.Array,
+  idx_BL: jax.Array,
+  lengths: Sequence[int],
+  weight_BL: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Mean cross-entropy over the tokens at hand (golden README, rule 13).
 
-  `lengths` are the tokens of each scale. Where some were left out, those that
-  are kept count as much as any other: the coarse scales then weigh more than in
-  the mean over all.
+  `lengths` are the tokens of each scale, `weight_BL` is how many tokens each
+  stands for (None: one). Where some were left out, a scale counts by those that
+  are at hand: the coarse scales then weigh more than in the mean over all.
 
   Returns:
     The loss, and the metrics loss, acc (all tokens), loss_k, acc_k (per scale,
     [K]), loss_tail, acc_tail (last scale). Accuracies are shares in [0, 1].
   """
   loss_BL, hit_BL = token_losses(logits_BLV, idx_BL)
-  loss_k = scale_means(loss_BL, lengths)
-  acc_k = scale_means(hit_BL, lengths)
-  loss = jnp.mean(loss_BL)
+  loss_k = scale_means(loss_BL, lengths, weight_BL)
+  acc_k = scale_means(hit_BL, lengths, weight_BL)
+  share_K = jnp.asarray(lengths, jnp.float32) / sum(lengths)
+  loss, acc = jnp.sum(loss_k * share_K), jnp.sum(acc_k * share_K)
   metrics = {
     "loss": loss,
-    "acc": jnp.mean(hit_BL),
+    "acc": acc,
     "loss_k": loss_k,
     "acc_k": acc_k,
     "loss_tail": loss_k[-1],

@@ -9,7 +9,7 @@ B: batch, L: tokens, T: text tokens, D: text width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from PIL import Image
 from star_jax.bundle import TextSettings, example_inputs, save_bundle
 from star_jax.data.token_cache import TokenCache, check_identity
 from star_jax.model.config import StarConfig
-from star_jax.model.star import KeptTokens, Star
+from star_jax.model.star import Star
 from star_jax.pictures import contact_sheet, to_pil
 from star_jax.sampling.sampler import (
   Knobs,
@@ -30,11 +30,11 @@ from star_jax.sampling.sampler import (
   check_pair,
   sample_keys,
 )
-from star_jax.scales import ScaleSchedule
 from star_jax.text.encoder import load_text_encoder
 from star_jax.text.states import TextStates
 from star_jax.train import batches as batches_lib
 from star_jax.train import frozen as frozen_lib
+from star_jax.train.kept_tokens import draw_tokens
 from star_jax.train.losses import next_scale_loss
 from star_jax.train.state import TrainState
 from star_jax.train.task import Batch, BatchIterator, MappedBatches
@@ -104,8 +104,8 @@ class TransformerTask:
       rate = self.config.cond_drop_rate
       text = drop_condition(text, frozen["null"], rate, drop_key)
       if self.config.tail_tokens:
-        kept = draw_tokens(schedule, self.config.tail_tokens, tail_key)
-        idx_BL = idx_BL[:, kept.index_L]
+        kept = draw_tokens(schedule, self.config.tail_tokens, idx_BL, tail_key)
+        idx_BL = jnp.take_along_axis(idx_BL, kept.index_BL, axis=1)
     logits_BLV = self.star.apply(
       {"params": params},
       x_BLCv,
@@ -114,8 +114,12 @@ class TransformerTask:
       deterministic=not train,
       rngs={"drop_path": path_key},
     )
-    lengths = schedule.lengths if kept is None else kept.lengths
-    loss, metrics = next_scale_loss(logits_BLV, idx_BL, lengths)
+    if kept is None:
+      loss, metrics = next_scale_loss(logits_BLV, idx_BL, schedule.lengths)
+    else:
+      loss, metrics = next_scale_loss(
+        logits_BLV, idx_BL, kept.lengths, kept.weight_BL
+      )
     return loss, (metrics, extra)
 
   def _tokens(self, frozen, batch) -> jax.Array:
@@ -252,35 +256,6 @@ def load_frozen(config, star_config: StarConfig):
     config.text.name, config.text.max_tokens, config.text.path or None
   )
   return tokenizer, text
-
-
-def draw_tokens(
-  schedule: ScaleSchedule, tail_tokens: Sequence[int], key: jax.Array
-) -> KeptTokens:
-  """All tokens of the first scales, some of each of the last.
-
-  Args:
-    schedule: of the model.
-    tail_tokens: how many of each of the last scales are drawn.
-    key: PRNG key.
-
-  Raises:
-    ValueError: more scales than there are, or more tokens than they have.
-  """
-  tail = tuple(tail_tokens)
-  first = schedule.num_scales - len(tail)
-  whole = schedule.lengths[max(first, 0) :]
-  if first < 0 or not all(0 < n <= m for n, m in zip(tail, whole)):
-    raise ValueError(
-      "config.tail_tokens says how many tokens of each of the last scales a"
-      f" step looks at; the scales have {schedule.lengths}, got {tail}."
-    )
-  parts = [jnp.arange(schedule.num_tokens - sum(whole))]
-  for k, count in enumerate(tail, first):
-    begin, end = schedule.begin_ends[k]
-    drawn = jax.random.permutation(jax.random.fold_in(key, k), end - begin)
-    parts.append(begin + jnp.sort(drawn[:count]))
-  return KeptTokens(jnp.concatenate(parts), (*schedule.lengths[:first], *tail))
 
 
 def drop_condition(

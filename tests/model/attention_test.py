@@ -181,6 +181,7 @@ def test_temporaries_stay_bounded_at_1024_px_proportions():
 def test_kept_tail_tokens_stand_for_the_others(query_block):
   """Equal keys and values: some of them, weighted, are as good as all."""
   lengths, kept = (1, 4, 9), (0, 4, 5)
+  weight_L = jnp.array([1.0] * 5 + [3.0] * 3)
   q, k, v = draw(14)
   k, v = (x.at[:, :, 5:].set(x[:, :, 5:6]) for x in (k, v))
   full = scale_causal_attention(q, k, v, lengths, query_block=query_block)
@@ -189,7 +190,7 @@ def test_kept_tail_tokens_stand_for_the_others(query_block):
     *(x[:, :, rows] for x in (q, k, v)),
     (1, 4, 3),
     query_block=query_block,
-    weights=(1.0, 1.0, 3.0),
+    weight_BL=jnp.tile(weight_L, (q.shape[0], 1)),
   )
   np.testing.assert_allclose(some, full[:, :, rows], atol=1e-5)
 

@@ -198,7 +198,7 @@ def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
     return float(loss(*args)[1][0]["loss_tail"])
 
   # One of four tokens, drawn anew; held-out figures are of all of them.
-  assert len({tail(True, seed) for seed in range(30)}) == 4
+  assert len({tail(True, seed) for seed in range(30)}) > 3
   assert len({tail(False, seed) for seed in range(3)}) == 1
   for wrong in ((5,), (0,), (1, 1, 1)):
     task.config.tail_tokens = wrong

@@ -1,0 +1,65 @@
+"""The tokens of a step: probabilities, exactness of sums, rare ones first."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax.scales import ScaleSchedule
+from star_jax.train import kept_tokens
+
+SCHEDULE = ScaleSchedule.from_patch_nums([1, 2, 4])
+
+
+def tokens(batch=3):
+  """Last scale: ten tokens of one code and six of their own."""
+  idx_BL = np.tile(np.arange(21), (batch, 1))
+  idx_BL[:, 5:15] = 7
+  idx_BL[-1, 5:] = 3  # nothing but ground
+  return jnp.asarray(idx_BL, jnp.int32)
+
+
+@pytest.mark.parametrize("count", [1, 5, 9, 15, 16])
+def test_probabilities_sum_to_the_count(count):
+  share_Bl = kept_tokens.keep_probabilities(tokens()[:, 5:], count)
+  np.testing.assert_allclose(share_Bl.sum(axis=1), count, rtol=1e-5)
+  assert (share_Bl > 0).all() and (share_Bl <= 1).all()
+  np.testing.assert_allclose(share_Bl[-1], count / 16, rtol=1e-5)
+  if count < 9:
+    ratio = share_Bl[0, -1] / share_Bl[0, 0]
+    np.testing.assert_allclose(ratio, 10**kept_tokens.RARITY, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 5, 13, 16])
+def test_each_token_is_kept_with_its_probability(count):
+  share_Bl = kept_tokens.keep_probabilities(tokens()[:, 5:], count)
+  rows = jnp.repeat(share_Bl[:1], 20_000, axis=0)
+  place_Bm = kept_tokens.systematic_sample(rows, count, jax.random.key(0))
+  assert (np.diff(place_Bm, axis=1) > 0).all()  # all different, in order
+  seen = np.bincount(np.ravel(place_Bm), minlength=16) / 20_000
+  np.testing.assert_allclose(seen, share_Bl[0], atol=0.015)
+
+
+def test_weighted_sums_are_those_of_all_tokens_in_the_mean():
+  idx_BL = tokens()
+  values_BL = jax.random.normal(jax.random.key(1), idx_BL.shape)
+
+  @jax.jit
+  def sums(key):
+    kept = kept_tokens.draw_tokens(SCHEDULE, (2, 5), idx_BL, key)
+    values = jnp.take_along_axis(values_BL, kept.index_BL, axis=1)
+    return values * kept.weight_BL
+
+  drawn = jax.vmap(sums)(jax.random.split(jax.random.key(2), 8000))
+  assert drawn.shape[1:] == (3, 1 + 2 + 5)
+  got = drawn[..., 1:3].sum(-1).mean(0)
+  np.testing.assert_allclose(got, values_BL[:, 1:5].sum(1), atol=0.12)
+  got = drawn[..., 3:].sum(-1).mean(0)
+  np.testing.assert_allclose(got, values_BL[:, 5:].sum(1), atol=0.3)
+
+
+def test_whole_scales_are_kept_as_they_are():
+  kept = kept_tokens.draw_tokens(SCHEDULE, (16,), tokens(), jax.random.key(0))
+  np.testing.assert_array_equal(kept.index_BL, np.tile(np.arange(21), (3, 1)))
+  np.testing.assert_allclose(kept.weight_BL, 1.0, rtol=1e-5)
+  assert kept.lengths == SCHEDULE.lengths
