@@ -1,9 +1,13 @@
 """Which tokens a training step looks at.
 
-Most tokens belong to the last scales, and most of those are plain ground: equal
-to many others of their scale and easy to predict. A step looks at some of them,
-the rare ones more often, each weighted by how many it stands for, so that loss
-and attention are those over all tokens in the mean over draws.
+Most tokens belong to the last scales, and most of those are plain ground, easy
+to predict. A step looks at some of them, those of rare surroundings more often,
+each weighted by how many it stands for, so that loss and attention are those
+over all tokens in the mean over draws.
+
+What decides is the scale before, which the model sees. Were it the tokens of the
+scale itself, which places are kept, and with which weight, would tell the model
+what it is to predict.
 
 B: batch, L: tokens, l: tokens of one scale, m: tokens kept of it.
 """
@@ -14,12 +18,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from star_jax.model.star import KeptTokens
 from star_jax.scales import ScaleSchedule
 
-# A token that c of its scale and sample equal is kept in proportion to
-# c ** -RARITY: 0 would be uniform, 1 would keep every code equally often.
+# Where c places of the sample have the same token of the scale before, each is
+# kept in proportion to c ** -RARITY: 0 would be uniform, 1 would keep the places
+# of every token equally often.
 RARITY = 1 / 3
 # Rounds of taking the surplus from tokens that are certain to be kept.
 _ROUNDS = 4
@@ -55,7 +61,8 @@ def draw_tokens(
   weight = [jnp.ones((batch, head))]
   for k, count in enumerate(tail, first):
     begin, end = schedule.begin_ends[k]
-    share_Bl = keep_probabilities(idx_BL[:, begin:end], count)
+    above_Bl = token_above(schedule, k, idx_BL)
+    share_Bl = keep_probabilities(above_Bl, count)
     place_Bm = systematic_sample(share_Bl, count, jax.random.fold_in(key, k))
     index.append(begin + place_Bm)
     weight.append(1 / jnp.take_along_axis(share_Bl, place_Bm, axis=1))
@@ -66,9 +73,37 @@ def draw_tokens(
   )
 
 
-def keep_probabilities(idx_Bl: jax.Array, count: int) -> jax.Array:
-  """float32 [B, l] in (0, 1], summing to `count` in every sample."""
-  equal_Bl = jnp.sum(idx_Bl[:, :, None] == idx_Bl[:, None, :], axis=-1)
+def token_above(
+  schedule: ScaleSchedule, k: int, idx_BL: jax.Array
+) -> jax.Array:
+  """The token of scale k - 1 that each place of scale k lies in.
+
+  Args:
+    schedule: of the model.
+    k: static; 0 has nothing above, the same for all places.
+    idx_BL: int32, all tokens.
+
+  Returns:
+    int32 [B, l].
+  """
+  (h, w), (begin, end) = schedule.grids[k], schedule.begin_ends[k]
+  if k == 0:
+    return jnp.zeros((idx_BL.shape[0], end - begin), jnp.int32)
+  coarse_h, coarse_w = schedule.grids[k - 1]
+  row_h = np.arange(h) * coarse_h // h
+  column_w = np.arange(w) * coarse_w // w
+  place_l = (row_h[:, None] * coarse_w + column_w).reshape(-1)
+  return idx_BL[:, schedule.begin_ends[k - 1][0] + place_l]
+
+
+def keep_probabilities(above_Bl: jax.Array, count: int) -> jax.Array:
+  """float32 [B, l] in (0, 1], summing to `count` in every sample.
+
+  Args:
+    above_Bl: what `token_above` returns.
+    count: how many are kept.
+  """
+  equal_Bl = jnp.sum(above_Bl[:, :, None] == above_Bl[:, None, :], axis=-1)
   free_Bl = equal_Bl.astype(jnp.float32) ** -RARITY
   share_Bl = free_Bl * count / jnp.sum(free_Bl, axis=1, keepdims=True)
   for _ in range(_ROUNDS):

@@ -40,6 +40,31 @@ def test_each_token_is_kept_with_its_probability(count):
   np.testing.assert_allclose(seen, share_Bl[0], atol=0.015)
 
 
+def test_only_the_scale_before_decides():
+  idx_BL = tokens()
+  run = jax.jit(
+    lambda idx_BL: kept_tokens.draw_tokens(
+      SCHEDULE, (2, 5), idx_BL, jax.random.key(3)
+    )
+  )
+  kept = run(idx_BL)
+  other = run(idx_BL.at[:, 5:].set(0))
+  np.testing.assert_array_equal(kept.index_BL, other.index_BL)
+  np.testing.assert_array_equal(kept.weight_BL, other.weight_BL)
+  other = run(idx_BL.at[:, 1:4].set(0))
+  assert np.any(kept.weight_BL != other.weight_BL)
+
+
+def test_the_token_above_is_the_one_a_place_lies_in():
+  schedule = ScaleSchedule.from_patch_nums([1, (1, 2), (2, 4)])
+  idx_BL = jnp.arange(11)[None]
+  above = kept_tokens.token_above(schedule, 2, idx_BL)
+  np.testing.assert_array_equal(above, [[1, 1, 2, 2, 1, 1, 2, 2]])
+  np.testing.assert_array_equal(
+    kept_tokens.token_above(schedule, 1, idx_BL), [[0, 0]]
+  )
+
+
 def test_weighted_sums_are_those_of_all_tokens_in_the_mean():
   idx_BL = tokens()
   values_BL = jax.random.normal(jax.random.key(1), idx_BL.shape)
