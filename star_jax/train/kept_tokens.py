@@ -5,9 +5,9 @@ to predict. A step looks at some of them, those of rare surroundings more often,
 each weighted by how many it stands for, so that loss and attention are those
 over all tokens in the mean over draws.
 
-What decides is the scale before, which the model sees. Were it the tokens of the
-scale itself, which places are kept, and with which weight, would tell the model
-what it is to predict.
+What decides is the scale before, which the model sees. Were it the tokens of
+the scale itself, which places are kept, and with which weight, would tell the
+model what it is to predict.
 
 B: batch, L: tokens, l: tokens of one scale, m: tokens kept of it.
 """
@@ -24,8 +24,8 @@ from star_jax.model.star import KeptTokens
 from star_jax.scales import ScaleSchedule
 
 # Where c places of the sample have the same token of the scale before, each is
-# kept in proportion to c ** -RARITY: 0 would be uniform, 1 would keep the places
-# of every token equally often.
+# kept in proportion to c ** -RARITY: 0 would be uniform, 1 would keep the
+# places of every token equally often.
 RARITY = 1 / 3
 # Rounds of taking the surplus from tokens that are certain to be kept.
 _ROUNDS = 4
@@ -60,7 +60,7 @@ def draw_tokens(
   index = [jnp.broadcast_to(jnp.arange(head), (batch, head))]
   weight = [jnp.ones((batch, head))]
   for k, count in enumerate(tail, first):
-    begin, end = schedule.begin_ends[k]
+    begin, _ = schedule.begin_ends[k]
     above_Bl = token_above(schedule, k, idx_BL)
     share_Bl = keep_probabilities(above_Bl, count)
     place_Bm = systematic_sample(share_Bl, count, jax.random.fold_in(key, k))
