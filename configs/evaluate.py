@@ -17,7 +17,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     raise ValueError(f"configs/evaluate.py takes no argument, got {arg!r}.")
   c = ConfigDict()
   c.n = 1000
-  c.seed = 0
+  # Scenes of seed 0 were looked at when the matcher's constants were set, and
+  # pictures of seed 0 when the tokenizer was chosen.
+  c.seed = 1
   c.batch_size = 16
   c.art_dir = ""  # of the art store; empty: its default place
   # What the pictures measured on look like: as in training, by default.
