@@ -78,10 +78,10 @@ def sampling() -> ConfigDict:
   """Sample sheets in training, and the defaults of the exported bundle."""
   return ConfigDict(
     dict(
-      cfg_scale=4.0,
+      cfg_scale=3.0,
       top_k=0,
-      top_p=0.95,
-      temperature=1.0,
+      top_p=0.9,
+      temperature=0.5,
       prompts=(
         "a red heart, twemoji style",
         "a blue car left of a yellow dog",

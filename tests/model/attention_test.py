@@ -174,7 +174,8 @@ def test_temporaries_stay_bounded_at_1024_px_proportions():
   blocked = temporaries(block)
   assert blocked < 6 * tile + 16 * one_array, (blocked, tile, one_array)
   # All scales at once keep the probabilities for the backward pass.
-  assert temporaries(schedule.num_tokens) > 2 * pairs > 2 * blocked
+  whole = temporaries(schedule.num_tokens)
+  assert whole > 1.5 * pairs and whole > 2 * blocked, (whole, pairs, blocked)
 
 
 @pytest.mark.parametrize("query_block", [2, 256])
