@@ -11,7 +11,8 @@ of 32 take 17 to 20 hours. Expected: the shipped weights are an early model,
 2,442 steps at the constant rate, then 520 of decay (--config.num_steps=2962
 --config.optimizer.schedule=wsd0.1817 --config.optimizer.ema_decay=0.99
 --config.cache.examples=60000), 85 minutes; held-out loss 1.66 nats a token
-(docs/runs/star_scenes64.json; tokens were kept evenly until step 1,293).
+(docs/runs/star_scenes64.json; its tokens were kept evenly until step 1,293, by
+their own rarity until 1,628, where the training loss reads too low).
 """
 
 from __future__ import annotations

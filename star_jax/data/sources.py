@@ -18,11 +18,11 @@ from PIL import Image
 from star_jax.data import backgrounds
 from star_jax.data.art.captions import canonical_caption, icon_caption
 from star_jax.data.recolor import COLOURS
+from star_jax.data.scene_config import SPLITS
 from star_jax.data.scene_text import with_article
 from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.data.sprites import blend
 
-SPLITS = ("train", "seen", "heldout")
 Example = tuple[np.ndarray, str, dict[str, Any]]
 # Generated sources never end; positions stay far inside int64.
 ENDLESS = 2**40

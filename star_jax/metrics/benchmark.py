@@ -220,7 +220,7 @@ def _time_training(
   }
   frozen = {"quantizer": bundle.params["tokenizer"]["quantizer"]}
   first = config.schedule.num_scales - len(tail_tokens)
-  lengths = (*config.schedule.lengths[:first], *tail_tokens)
+  looked_at = sum((*config.schedule.lengths[:first], *tail_tokens))
 
   def loss_fn(params, extra, frozen, batch, key, train):
     kept = draw_tokens(config.schedule, tail_tokens, batch["idx"], key)
@@ -236,7 +236,9 @@ def _time_training(
       rngs={"drop_path": key},
     )
     idx_BL = jnp.take_along_axis(batch["idx"], kept.index_BL, axis=1)
-    loss, metrics = next_scale_loss(logits_BLV, idx_BL, lengths, kept.weight_BL)
+    loss, metrics = next_scale_loss(
+      logits_BLV, idx_BL, kept.lengths, kept.weight_BL
+    )
     return loss, (metrics, extra)
 
   params = jax.tree.map(jnp.array, bundle.params["star"])
@@ -266,7 +268,7 @@ def _time_training(
   seconds = _median_seconds(run, repeats)
   return {
     "batch": batch,
-    "tokens": sum(lengths),
+    "tokens": looked_at,
     "seconds": seconds,
     "steps_per_second": 1 / seconds,
     "peak_bytes": peak_bytes(),
