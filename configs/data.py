@@ -20,9 +20,11 @@ def options() -> ConfigDict:
   o.icons = ConfigDict(
     dict(
       styles=(),  # empty: all
-      white_share=0.3,  # how often the background is white
+      white_share=0.3,  # how often a named background is white
       min_scale=0.85,  # smallest side, as a share of the shorter one
       lattice=16,  # places and sizes are multiples of so many 64ths of a side
+      background_share=0.5,  # how often the caption names the background
+      default_background="white",  # of the others
       canonical=False,  # no augmentation
     )
   )
@@ -34,6 +36,8 @@ def options() -> ConfigDict:
       style_share=0.6,  # how often the caption names the style
       default_style="twemoji",  # of the others
       plain_share=0.25,  # objects in their own colours
+      background_share=0.5,  # as of the icons
+      default_background="white",
       lattice=16,  # as of the icons
       tidy=1.0,  # share of scenes with fixed places for their objects
     )

@@ -36,9 +36,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # How many tokens of each of the last scales a step looks at, drawn anew; ():
   # all. They are most of the tokens and say least about what is in a picture.
   c.tail_tokens = () if runlocal else (64, 32)
+  # The first scales say what is where, in few tokens.
+  c.scale_weights = () if runlocal else (4.0, 4.0, 2.0, 1.0, 1.0, 1.0)
   c.model = ConfigDict(PRESETS["test"] if runlocal else model())
   c.tokenizer_path = "runs/tokenizer_scenes64/bundle"
-  c.text = ConfigDict(dict(name="minilm-l6", max_tokens=32, path=""))
+  c.text = ConfigDict(dict(name="minilm-l6", max_tokens=40, path=""))
   c.data = "cache"
   c.data_options.mixture = ConfigDict(dict(icons=0.15, scenes=0.85))
   c.cache = cache("data_cache/tokens_scenes64")

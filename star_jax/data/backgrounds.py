@@ -16,32 +16,44 @@ import numpy as np
 from star_jax.data.recolor import oklab_to_rgb, rgb_to_oklab
 
 Rgb = tuple[int, int, int]
-WHITE: Rgb = (255, 255, 255)
-LIGHT: tuple[Rgb, ...] = (
-  (246, 241, 226),  # cream
-  (214, 231, 248),  # pale blue
-  (220, 240, 214),  # pale green
-  (252, 226, 232),  # pale pink
-  (234, 224, 246),  # lavender
-  (255, 244, 202),  # pale yellow
-  (227, 229, 233),  # pale gray
-)
-DARK: tuple[Rgb, ...] = (
-  (24, 36, 68),  # navy
-  (22, 58, 44),  # dark green
-  (66, 26, 50),  # wine
-  (58, 62, 70),  # slate
-  (46, 30, 74),  # dark purple
-)
-MIDDLE: tuple[Rgb, ...] = (
-  (128, 176, 214),  # sky
-  (152, 190, 146),  # sage
-  (206, 178, 148),  # sand
-  (196, 160, 196),  # mauve
-)
+# Every base colour by the name that captions give it.
+NAMED: dict[str, Rgb] = {
+  "white": (255, 255, 255),
+  "cream": (246, 241, 226),
+  "pale blue": (214, 231, 248),
+  "pale green": (220, 240, 214),
+  "pale pink": (252, 226, 232),
+  "lavender": (234, 224, 246),
+  "pale yellow": (255, 244, 202),
+  "light gray": (227, 229, 233),
+  "navy": (24, 36, 68),
+  "dark green": (22, 58, 44),
+  "wine": (66, 26, 50),
+  "dark gray": (58, 62, 70),
+  "dark purple": (46, 30, 74),
+  "sky blue": (128, 176, 214),
+  "sage green": (152, 190, 146),
+  "sand": (206, 178, 148),
+  "mauve": (196, 160, 196),
+}
+_NAMES = {rgb: name for name, rgb in NAMED.items()}
+_COLOURS = tuple(NAMED.values())
+WHITE = _COLOURS[0]
+LIGHT, DARK, MIDDLE = _COLOURS[1:8], _COLOURS[8:13], _COLOURS[13:]
 # Length of a pair of stripes, as a share of the shorter side.
 PERIODS = (0.25, 0.5)
 SHIFT = (0.035, 0.07)  # in OKLab lightness, between the tones of a pattern
+
+
+def check_background(share: float, default: str) -> None:
+  """ValueError for what `draw_told_or_default` cannot be given."""
+  if not 0 <= share <= 1:
+    raise ValueError(f"background_share is in [0, 1], got {share!r}.")
+  if default and default not in NAMED:
+    raise ValueError(
+      f"default_background is empty or one of {', '.join(NAMED)}, got"
+      f" {default!r}."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +135,52 @@ def draw_background(
   if pattern < 0.95:
     return Background("stripes", base, second, angle, period)
   return Background("checker", base, second, float(eighths % 2), period)
+
+
+def draw_told_or_default(
+  rng: np.random.Generator,
+  avoid: Sequence[Rgb],
+  *,
+  told_share: float,
+  default: str,
+  min_distance: float = 0.2,
+  **options,
+) -> tuple[Background, bool]:
+  """A background, and whether the caption is to name it.
+
+  Args:
+    rng, avoid, min_distance: as of `draw_background`.
+    told_share: how often a random background is drawn and named.
+    default: the plain one of all others, a key of `NAMED`; where that is too
+      near to `avoid`, sky blue or dark gray. Empty: they are random as well.
+    **options: of `draw_background`.
+  """
+  told = bool(rng.random() < told_share)
+  if told or not default:
+    drawn = draw_background(
+      rng, avoid, min_distance=min_distance, **options
+    )
+    return drawn, told
+  choices = [NAMED[name] for name in (default, "sky blue", "dark gray")]
+  base = max(
+    choices,
+    key=lambda c: min(
+      [min_distance, *(distance(c, other) for other in avoid)]
+    ),
+  )
+  return Background("plain", base, base, 0.0, 1.0), False
+
+
+def with_background(caption: str, background: Background) -> str:
+  """The caption with ", on a navy background" and the like behind it."""
+  first, second = (_NAMES.get(c) for c in (background.first, background.second))
+  words = {
+    "plain": first,
+    "gradient": f"{first} to {second}" if first != second else first,
+    "stripes": f"striped {first}",
+    "checker": f"checkered {first}",
+  }[background.kind]
+  return f"{caption}, on a {words} background"
 
 
 @functools.lru_cache(maxsize=16)

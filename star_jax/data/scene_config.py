@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from star_jax.data.backgrounds import check_background
 from star_jax.data.concepts import SCENE_STYLES
 
 SPLITS = ("train", "seen", "heldout")
@@ -23,7 +24,8 @@ class SceneConfig:
   model learns many times sooner. tidy: share of the scenes whose objects stand
   at fixed places of one size each, so that the caption decides where everything
   is; the others are laid out at random. default_style: of scenes whose caption
-  names none; empty: any.
+  names none; empty: any. background_share: how often the caption names the
+  background. default_background: of the others; empty: any.
   """
 
   size: tuple[int, int] = (64, 64)
@@ -36,6 +38,8 @@ class SceneConfig:
   lattice: int = 1
   tidy: float = 0.0
   default_style: str = ""
+  background_share: float = 0.0
+  default_background: str = ""
 
   def __post_init__(self):
     if self.split not in SPLITS:
@@ -62,6 +66,7 @@ class SceneConfig:
         f"default_style is empty or one of {', '.join(self.styles)}, got"
         f" {self.default_style!r}."
       )
+    check_background(self.background_share, self.default_background)
     unknown = set(self.styles) - set(SCENE_STYLES)
     if unknown or not self.styles:
       raise ValueError(

@@ -50,11 +50,13 @@ class Thing(NamedTuple):
 
 class Facts(NamedTuple):
   """things: every object, in the order of the caption. relations: (i, rel, j)
-  on these objects. style: the style that the caption names, or None."""
+  on these objects. style, background: what the caption says of them ("noto",
+  "striped navy"), or None."""
 
   things: tuple[Thing, ...]
   relations: tuple[tuple[int, str, int], ...]
   style: str | None
+  background: str | None = None
 
 
 def with_article(words: str) -> str:
@@ -168,6 +170,7 @@ _ALL_WORDS = "|".join(sorted({*_NOUNS, *_PLURALS}, key=len, reverse=True))
 _THING = re.compile(
   rf"\b(an?|the|two|three|four) (?:({_ALL_COLOURS}) )?({_ALL_WORDS})\b"
 )
+_BACKGROUND = re.compile(r",? (?:on|against) an? ([a-z ]+) background$")
 _STYLE = re.compile(rf"(?:,| in) ({'|'.join(SCENE_STYLES)}) style$")
 
 
@@ -178,7 +181,9 @@ def read_caption(caption: str) -> Facts:
     ValueError: if the caption names no object of the scenes.
   """
   text = caption.lower().strip()
-  style = None
+  background = style = None
+  if match := _BACKGROUND.search(text):
+    background, text = match.group(1), text[: match.start()]
   if match := _STYLE.search(text):
     style, text = match.group(1), text[: match.start()]
   things: list[Thing] = []
@@ -206,7 +211,8 @@ def read_caption(caption: str) -> Facts:
       f"The caption {caption!r} names no object of the scenes (as in 'a red"
       " car left of a blue dog')."
     )
-  return Facts(tuple(things), _read_relations(pattern, len(things)), style)
+  relations = _read_relations(pattern, len(things))
+  return Facts(tuple(things), relations, style, background)
 
 
 def heldout_flags(caption: str) -> tuple[str, ...]:

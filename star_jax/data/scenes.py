@@ -39,7 +39,7 @@ __all__ = [
 FLAGS = ("pair", "triple", "four")
 # What a scene consists of: share of the split "train".
 _KINDS = ("one", "two", "three", "count")
-_KIND_SHARES = np.cumsum([0.34, 0.40, 0.18, 0.08])
+_KIND_SHARES = np.cumsum([0.30, 0.36, 0.26, 0.08])
 _TRIES = 20_000
 
 
@@ -277,7 +277,15 @@ class SceneGenerator:
     things = [o.thing for o in objects]
     caption = write_caption(rng, things, layout, told, style if named else None)
     avoid = [COLOURS[t.colour] for t in things if t.colour]
-    background = backgrounds.draw_background(rng, avoid, white_share=0.12)
+    background, told_background = backgrounds.draw_told_or_default(
+      rng,
+      avoid,
+      told_share=self.config.background_share,
+      default=self.config.default_background,
+      white_share=0.12,
+    )
+    if told_background:
+      caption = backgrounds.with_background(caption, background)
     return Scene(
       index=index,
       style=style,

@@ -57,6 +57,7 @@ class IconSource:
     min_scale: smallest side of the picture as a share of the shorter side.
     lattice: places and sizes are multiples of so many 64ths of the shorter
       side, as in `SceneConfig`.
+    background_share, default_background: as in `SceneConfig`.
     canonical: no augmentation at all: centred, full size, on white, with the
       caption used for measuring.
   """
@@ -71,6 +72,8 @@ class IconSource:
     white_share: float,
     min_scale: float,
     lattice: int = 1,
+    background_share: float = 0.0,
+    default_background: str = "",
     canonical: bool = False,
   ):
     wanted = "heldout" if check_split(split) == "heldout" else "train"
@@ -82,6 +85,9 @@ class IconSource:
       )
     if not 0 < min_scale <= 1:
       raise ValueError(f"min_scale is in (0, 1], got {min_scale!r}.")
+    backgrounds.check_background(background_share, default_background)
+    self.background_share = background_share
+    self.default_background = default_background
     self.store = store
     self.size = tuple(size)
     self.white_share = white_share
@@ -113,14 +119,16 @@ class IconSource:
       return image, canonical_caption(record), meta
     rng = np.random.default_rng([seed, index])
     caption = icon_caption(record, rng)
-    background = self._background(rng, rgba, record.style)
+    background, told = self._background(rng, rgba, record.style)
+    if told:
+      caption = backgrounds.with_background(caption, background)
     share = rng.uniform(self.min_scale, 1.0)
     side = round(min(self.size) * share / self.step) * self.step
     image = self._compose(rgba, background, side, rng.random(2))
     return image, caption, meta
 
   def _background(self, rng, rgba: np.ndarray, style: str):
-    """One on which the picture stays visible."""
+    """One on which the picture stays visible, and whether it is told."""
     few = rgba[::4, ::4]
     solid = few[..., 3] > 127
     avoid = []
@@ -130,8 +138,14 @@ class IconSource:
     dark = ()
     if style in ("line art", "openmoji"):  # black outlines
       dark = backgrounds.DARK
-    return backgrounds.draw_background(
-      rng, avoid, self.white_share, min_distance=0.12, without=dark
+    return backgrounds.draw_told_or_default(
+      rng,
+      avoid,
+      told_share=self.background_share,
+      default=self.default_background,
+      white_share=self.white_share,
+      min_distance=0.12,
+      without=dark,
     )
 
   def _compose(self, rgba, background, side: int, at) -> np.ndarray:

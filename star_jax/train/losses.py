@@ -54,16 +54,22 @@ def next_scale_loss(
   idx_BL: jax.Array,
   lengths: Sequence[int],
   weight_BL: jax.Array | None = None,
+  scale_weights: Sequence[float] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Mean cross-entropy over the tokens at hand (golden README, rule 13).
 
   `lengths` are the tokens of each scale, `weight_BL` is how many tokens each
   stands for (None: one). Where some were left out, a scale counts by those that
   are at hand: the coarse scales then weigh more than in the mean over all.
+  `scale_weights` counts the tokens of each scale so many times in what is
+  returned, not in the metrics; (): once.
 
   Returns:
     The loss, and the metrics loss, acc (all tokens), loss_k, acc_k (per scale,
     [K]), loss_tail, acc_tail (last scale). Accuracies are shares in [0, 1].
+
+  Raises:
+    ValueError: `scale_weights` that are not one positive number a scale.
   """
   loss_BL, hit_BL = token_losses(logits_BLV, idx_BL)
   loss_k = scale_means(loss_BL, lengths, weight_BL)
@@ -78,7 +84,15 @@ def next_scale_loss(
     "loss_tail": loss_k[-1],
     "acc_tail": acc_k[-1],
   }
-  return loss, metrics
+  if not scale_weights:
+    return loss, metrics
+  if len(scale_weights) != len(lengths) or min(scale_weights) <= 0:
+    raise ValueError(
+      "config.scale_weights is empty or one positive number for each of the"
+      f" {len(lengths)} scales, got {tuple(scale_weights)}."
+    )
+  share_K *= jnp.asarray(scale_weights, jnp.float32)
+  return jnp.sum(loss_k * share_K) / jnp.sum(share_K), metrics
 
 
 def reconstruction_loss(

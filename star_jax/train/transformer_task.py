@@ -114,12 +114,13 @@ class TransformerTask:
       deterministic=not train,
       rngs={"drop_path": path_key},
     )
-    if kept is None:
-      loss, metrics = next_scale_loss(logits_BLV, idx_BL, schedule.lengths)
-    else:
-      loss, metrics = next_scale_loss(
-        logits_BLV, idx_BL, kept.lengths, kept.weight_BL
-      )
+    loss, metrics = next_scale_loss(
+      logits_BLV,
+      idx_BL,
+      schedule.lengths if kept is None else kept.lengths,
+      None if kept is None else kept.weight_BL,
+      self.config.scale_weights if train else (),
+    )
     return loss, (metrics, extra)
 
   def _tokens(self, frozen, batch) -> jax.Array:
