@@ -157,16 +157,12 @@ def draw_told_or_default(
   """
   told = bool(rng.random() < told_share)
   if told or not default:
-    drawn = draw_background(
-      rng, avoid, min_distance=min_distance, **options
-    )
+    drawn = draw_background(rng, avoid, min_distance=min_distance, **options)
     return drawn, told
   choices = [NAMED[name] for name in (default, "sky blue", "dark gray")]
   base = max(
     choices,
-    key=lambda c: min(
-      [min_distance, *(distance(c, other) for other in avoid)]
-    ),
+    key=lambda c: min([min_distance, *(distance(c, other) for other in avoid)]),
   )
   return Background("plain", base, base, 0.0, 1.0), False
 

@@ -55,3 +55,35 @@ def test_patterns_look_the_same_at_twice_the_size(kind):
   halved = large.reshape(40, 2, 60, 2, 3).mean((1, 3))
   assert np.abs(halved - small).mean() < 2
   assert len(np.unique(small[..., 0])) > 1
+
+
+def test_the_default_gives_way_where_it_cannot_be_seen():
+  def default(*avoid):
+    rng = np.random.default_rng(0)
+    return backgrounds.draw_told_or_default(
+      rng, avoid, told_share=0.0, default="white", white_share=0.0
+    )
+
+  plain, told = default()
+  assert (plain.kind, plain.first, told) == ("plain", WHITE, False)
+  assert default((250, 250, 250))[0].first == backgrounds.NAMED["sky blue"]
+  both = default((250, 250, 250), backgrounds.NAMED["sky blue"])[0]
+  assert both.first == backgrounds.NAMED["dark gray"]
+
+
+@pytest.mark.parametrize(
+  ("kind", "words"),
+  [
+    ("plain", "navy"),
+    ("gradient", "navy to wine"),
+    ("stripes", "striped navy"),
+    ("checker", "checkered navy"),
+  ],
+)
+def test_captions_name_what_is_painted(kind, words):
+  first, wine = backgrounds.NAMED["navy"], backgrounds.NAMED["wine"]
+  second = wine if kind == "gradient" else (1, 2, 3)
+  told = backgrounds.with_background(
+    "a dog", Background(kind, first, second, 0.0, 0.5)
+  )
+  assert told == f"a dog, on a {words} background"

@@ -68,6 +68,15 @@ def test_read_caption(caption, things, relations, style):
   assert facts.style == style
 
 
+def test_the_background_is_read_apart_from_objects_and_style():
+  plain = "a red car left of a blue dog, noto style"
+  facts = read_caption(plain)
+  told = read_caption(f"{plain}, on a striped dark green background")
+  assert facts.background is None
+  assert told == facts._replace(background="striped dark green")
+  assert read_caption("a red car on a navy background").background == "navy"
+
+
 def test_same_object_in_two_colours_is_told_apart():
   other = Thing("dog", "pink")
   rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from star_jax.data import backgrounds, layouts
+from star_jax.data.backgrounds import NAMED, WHITE
 from star_jax.data.concepts import is_heldout_pair, is_heldout_triple
 from star_jax.data.recolor import COLOURS
 from star_jax.data.scene_text import read_caption
@@ -122,9 +123,9 @@ def test_told_relations_are_true_and_clear(train_scenes, heldout_scenes):
 
 def test_distribution_of_train(train_scenes):
   count = Counter(len(s.objects) for s in train_scenes)
-  assert 0.31 < count[1] / 5000 < 0.38
-  assert 0.38 < count[2] / 5000 < 0.48
-  assert 0.17 < count[3] / 5000 < 0.27
+  assert 0.27 < count[1] / 5000 < 0.34
+  assert 0.34 < count[2] / 5000 < 0.44
+  assert 0.25 < count[3] / 5000 < 0.35
   counted = sum(
     len(set(o.thing for o in s.objects)) < len(s.objects) for s in train_scenes
   )
@@ -224,6 +225,36 @@ def test_a_default_style_is_not_named(art_store):
   scenes = [make.scene(i) for i in range(200)]
   assert {s.style for s in scenes if not s.style_named} == {"noto"}
   assert len({s.style for s in scenes if s.style_named}) > 1
+
+
+def test_a_default_background_is_not_named_and_others_are(art_store):
+  make = generator(art_store, background_share=0.5, default_background="white")
+  named = 0
+  for i in range(200):
+    scene = make.scene(i)
+    told = read_caption(scene.caption).background
+    ground = scene.background
+    if told is None:
+      assert (ground.kind, ground.first) == ("plain", WHITE)
+      continue
+    named += 1
+    words = {"stripes": "striped ", "checker": "checkered "}
+    assert told.startswith(words.get(ground.kind, ""))
+    base = told.removeprefix(words.get(ground.kind, "")).split(" to ")[0]
+    assert NAMED[base] == ground.first
+  assert 70 < named < 130
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"background_share": 1.5}, "background_share is in .0, 1., got 1.5"),
+    ({"default_background": "plaid"}, "one of white, cream, .* got 'plaid'"),
+  ],
+)
+def test_impossible_backgrounds_are_refused(art_store, options, message):
+  with pytest.raises(ValueError, match=message):
+    generator(art_store, **options)
 
 
 def test_sprite(art_store):

@@ -27,6 +27,20 @@ def test_next_scale_loss_against_a_plain_sum():
   np.testing.assert_allclose(metrics["acc"], hit.mean(), rtol=1e-5)
 
 
+def test_scale_weights_count_in_the_loss_alone():
+  rng = np.random.default_rng(1)
+  logits = jnp.asarray(rng.standard_normal((3, 5, 7)), jnp.float32)
+  idx = jnp.asarray(rng.integers(7, size=(3, 5)))
+  plain, metrics = losses.next_scale_loss(logits, idx, (1, 4))
+  loss, same = losses.next_scale_loss(logits, idx, (1, 4), None, (4.0, 2.0))
+  coarse, fine = metrics["loss_k"]
+  np.testing.assert_allclose(loss, (coarse * 4 + fine * 8) / 12, rtol=1e-6)
+  assert same["loss"] == plain != loss
+  for wrong in ((1.0,), (1.0, 0.0)):
+    with pytest.raises(ValueError, match=r"scale_weights .* each of the 2"):
+      losses.next_scale_loss(logits, idx, (1, 4), None, wrong)
+
+
 def test_reconstruction_loss_weighs_its_terms_and_clamps_only_psnr():
   image = jnp.zeros((2, 4, 4, 3))
   recon = jnp.full((2, 4, 4, 3), 2.0)
