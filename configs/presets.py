@@ -2,6 +2,8 @@
 
 `star_d16` and `star_d30` are the published STAR models (274M and 1.68B
 parameters, OpenCLIP ViT-H text of width 1024) with the schedule of 256 px;
+`var_d16` to `var_d30` (256 px) and `var_d36` (512 px) the published VAR models
+(310M, 600M, 1.0B, 2.0B and 2.3B parameters, 1000 classes of ImageNet);
 `scenes64` is the shape of the model that ships here; `test` is what tests and
 `:runlocal` use.
 """
@@ -18,9 +20,24 @@ def _published(depth: int) -> dict:
     "depth": depth,
     "width": 64 * depth,
     "num_heads": depth,
-    "text_dim": 1024,
-    "rope_norm": 16.0,
     "drop_path_rate": 0.1 * depth / 24,
+    "dtype": "bfloat16",
+    "remat": True,
+  }
+
+
+def _star(depth: int) -> dict:
+  return {**_published(depth), "text_dim": 1024, "rope_norm": 16.0}
+
+
+def _var(depth: int) -> dict:
+  return {
+    **_published(depth),
+    "num_classes": 1000,
+    "adaptive_norm": "block",
+    "position": "absolute",
+    "rope_norm": -1.0,
+    "cross_attention": False,
   }
 
 
@@ -48,6 +65,11 @@ PRESETS = {
     "rope_norm": 16.0,
     "drop_path_rate": 0.0,
   },
-  "star_d16": {**_published(16), "dtype": "bfloat16", "remat": True},
-  "star_d30": {**_published(30), "dtype": "bfloat16", "remat": True},
+  "star_d16": _star(16),
+  "star_d30": _star(30),
+  "var_d16": _var(16),
+  "var_d20": _var(20),
+  "var_d24": _var(24),
+  "var_d30": _var(30),
+  "var_d36": {**_var(36), "schedule": "512", "adaptive_norm": "shared"},
 }

@@ -224,12 +224,15 @@ def example_inputs(module: VQVAE | Star) -> tuple[Any, ...]:
   if isinstance(module, VQVAE):
     return (jnp.zeros((1, *config.image_size, 3)),)
   rest = config.schedule.num_tokens - config.schedule.lengths[0]
+  x_BLCv = jnp.zeros((1, rest, config.code_dim))
+  if config.num_classes:
+    return x_BLCv, jnp.zeros((1,), jnp.int32)
   text = TextStates(
     text_BTD=jnp.zeros((1, 1, config.text_dim)),
     text_mask_BT=jnp.ones((1, 1), bool),
     pooled_BD=jnp.zeros((1, config.text_dim)),
   )
-  return jnp.zeros((1, rest, config.code_dim)), text
+  return x_BLCv, text
 
 
 def _flatten(params: Any) -> dict[str, Any]:

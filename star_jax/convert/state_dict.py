@@ -79,6 +79,7 @@ class Rule:
       the key is not written).
     layers: of ignored keys with `{layer}` only: how many are written.
     dtype: of ignored keys only: what is written.
+    make: of ignored keys only: what is written instead of zeros.
   """
 
   key: str
@@ -87,6 +88,7 @@ class Rule:
   shape: tuple[int, ...] | None = None
   layers: int | None = None
   dtype: str = "float32"
+  make: Callable[[], np.ndarray] | None = None
 
   @property
   def stacked(self) -> bool:
@@ -115,6 +117,16 @@ def ignore(
   """
   shape = None if shape is None else tuple(shape)
   return Rule(key, None, shape=shape, layers=layers, dtype=dtype)
+
+
+def derived(key: str, make: Callable[[], np.ndarray]) -> Rule:
+  """A key that PyTorch stores and that we compute, such as a mask.
+
+  Args:
+    key: the PyTorch key.
+    make: returns what `jax_to_torch` writes.
+  """
+  return Rule(key, None, make=make)
 
 
 def torch_to_jax(
@@ -180,7 +192,9 @@ def jax_to_torch(
         raise ValueError(f"Two parameters are written to the key {key!r}.")
       state[key] = np.ascontiguousarray(rule.transform.to_torch(part))
   for rule in rules:
-    if rule.path is None and rule.shape is not None:
+    if rule.make is not None:
+      state.setdefault(rule.key, rule.make())
+    elif rule.path is None and rule.shape is not None:
       for key in _ignored_keys(rule):
         state.setdefault(key, np.zeros(rule.shape, rule.dtype))
   return state

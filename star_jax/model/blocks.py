@@ -4,7 +4,7 @@ One block serves training (all scales at once) and decoding (one scale and the
 cache); which of the two it is, is a static field of `BlockContext`.
 
 B: batch, K: scales, L: tokens at hand (all scales, or one), T: text tokens,
-D: text width, C: width, N: heads, d: head channels, p: rotation planes.
+C: width, N: heads, d: head channels, p: rotation planes.
 """
 
 from __future__ import annotations
@@ -24,28 +24,17 @@ from star_jax.model.attention import (
   scale_causal_attention,
 )
 from star_jax.model.config import StarConfig
+from star_jax.model.layers import (
+  drop_path,
+  flat_tokens,
+  l2_normalize,
+  layer_norm,
+  weight_init,
+)
 from star_jax.model.rope import apply_rope
 
 MAX_LOG_SCALE = math.log(100.0)
 INIT_LOG_SCALE = math.log(4.0)
-
-
-@flax.struct.dataclass
-class CrossKV:
-  """Keys and values of the text for all layers, computed once per prompt.
-
-  k, v: [layers, B, T, C] in the compute dtype (None without
-    cross-attention). mask_BT: bool, True = attend.
-  """
-
-  k: jax.Array | None
-  v: jax.Array | None
-  mask_BT: jax.Array
-
-  def __getitem__(self, rows) -> CrossKV:
-    """The prompts `rows`: a slice or an array of indices."""
-    k, v = (None if x is None else x[:, rows] for x in (self.k, self.v))
-    return CrossKV(k, v, self.mask_BT[rows])
 
 
 @flax.struct.dataclass
@@ -56,6 +45,7 @@ class LayerInputs:
   drop_rate: jax.Array  # float32
   cross_k_BTC: jax.Array | None
   cross_v_BTC: jax.Array | None
+  modulation_B6C: jax.Array | None
 
 
 @flax.struct.dataclass
@@ -64,9 +54,10 @@ class BlockContext:
 
   cos_Lp, sin_Lp: rotary tables of the tokens at hand (with leading axes [B, 1]
     where samples differ), None without RoPE.
-  mask_BT: text tokens to attend to.
-  cond_L6C: modulation of each token before the layer's own offset, None
-    without adaptive norm.
+  mask_BT: text tokens to attend to; None without a text.
+  cond_L6C: modulation of each token before the layer's own offset (with
+    leading axes [B, 1] where it is one of the sample); None where all layers
+    have modulations of their own, or none.
   lengths: tokens of every scale at hand.
   begin: offset of the scale that is decoded; None: all scales at once.
   deterministic: no drop path.
@@ -75,52 +66,12 @@ class BlockContext:
 
   cos_Lp: jax.Array | None
   sin_Lp: jax.Array | None
-  mask_BT: jax.Array
+  mask_BT: jax.Array | None
   cond_L6C: jax.Array | None
   lengths: tuple[int, ...] = flax.struct.field(pytree_node=False)
   begin: int | None = flax.struct.field(pytree_node=False)
   deterministic: bool = flax.struct.field(pytree_node=False)
   weight_BL: jax.Array | None = None
-
-
-def weight_init(std: float):
-  """Normal cut at absolute values of 2, the official initialiser."""
-
-  def init(key, shape, dtype=jnp.float32):
-    drawn = jax.random.truncated_normal(key, -2.0 / std, 2.0 / std, shape)
-    return (std * drawn).astype(dtype)
-
-  return init
-
-
-def layer_norm(x_BLC: jax.Array, eps: float) -> jax.Array:
-  """Without affine; float32 inside and out."""
-  x = x_BLC.astype(jnp.float32)
-  x = x - x.mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
-
-
-def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
-  """Unit length along the last axis; float32 inside, x's dtype out."""
-  y = x.astype(jnp.float32)
-  norm2 = jnp.square(y).sum(-1, keepdims=True)
-  return (y * jax.lax.rsqrt(jnp.maximum(norm2, eps**2))).astype(x.dtype)
-
-
-def drop_path(x_BLC: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
-  """Drops whole samples of a residual branch and rescales the others."""
-  keep = 1.0 - rate
-  kept = jax.random.bernoulli(key, keep, (x_BLC.shape[0], 1, 1))
-  return x_BLC * (kept / keep).astype(x_BLC.dtype)
-
-
-def flat_tokens(x_BLC: jax.Array) -> jax.Array:
-  """[B, L, C] -> [B L, C], for products with weights.
-
-  With two leading axes XLA for CPU writes transposed copies of the activations
-  for the gradients of the weights.
-  """
-  return x_BLC.reshape(-1, x_BLC.shape[-1])
 
 
 class Mlp(nn.Module):
@@ -216,7 +167,7 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
   """Every image token attends to the text tokens of its own sample.
 
-  Keys and values come from `CrossKeyValue`.
+  Keys and values come from `condition.CrossKeyValue`.
   """
 
   config: StarConfig
@@ -247,51 +198,23 @@ class CrossAttention(nn.Module):
     return jnp.broadcast_to(out, (batch, *out.shape[1:]))
 
 
-class CrossKeyValue(nn.Module):
-  """Keys (normalised) and values of the text, for all layers in one product.
-
-  Kept out of the scanned block so that a sampler computes them once a prompt.
-  """
-
-  config: StarConfig
-
-  @nn.compact
-  def __call__(self, text_BTD: jax.Array, mask_BT: jax.Array) -> CrossKV:
-    cfg = self.config
-    dtype = jnp.dtype(cfg.dtype)
-    kernel = self.param(
-      "kv",
-      weight_init(cfg.weight_std),
-      (cfg.depth, cfg.text_dim, 2, cfg.width),
-    ).astype(dtype)
-    v_bias = self.param(
-      "v_bias", nn.initializers.zeros_init(), (cfg.depth, cfg.width)
-    ).astype(dtype)
-    k, v = jnp.einsum("btd,iduc->uibtc", text_BTD.astype(dtype), kernel)
-    if cfg.attn_l2_norm:
-      k = rearrange(k, "i b t (n d) -> i b t n d", n=cfg.num_heads)
-      k = rearrange(l2_normalize(k), "i b t n d -> i b t (n d)")
-    return CrossKV(k, v + v_bias[:, None, None], mask_BT)
-
-
 class Modulation(nn.Module):
-  """Per-layer part of the adaptive norm: six vectors for every token.
+  """What a layer adds to a modulation that all layers share.
 
-  Order of the six: gamma of attention and MLP, scale of both, shift of both.
+  The six are gamma of attention and MLP, scale of both, shift of both.
   """
 
   config: StarConfig
 
   @nn.compact
-  def __call__(self, cond_L6C: jax.Array) -> tuple[jax.Array, ...]:
+  def __call__(self, cond_L6C: jax.Array) -> jax.Array:
     cfg = self.config
 
     def init(key, shape):
       factor = jnp.full((6, 1), cfg.init_adaln).at[:2].set(cfg.init_adaln_gamma)
       return jax.random.normal(key, shape) * factor / math.sqrt(cfg.width)
 
-    cond = cond_L6C + self.param("ada_gss", init, (6, cfg.width))
-    return tuple(jnp.moveaxis(cond, -2, 0))
+    return cond_L6C + self.param("ada_gss", init, (6, cfg.width))
 
 
 class Block(nn.Module):
@@ -312,8 +235,12 @@ class Block(nn.Module):
     cfg = self.config
     x, cache = carry
     modulation = None
-    if context.cond_L6C is not None:
+    if layer.modulation_B6C is not None:
+      modulation = layer.modulation_B6C[:, None]
+    elif context.cond_L6C is not None:
       modulation = Modulation(cfg, name="modulation")(context.cond_L6C)
+    if modulation is not None:
+      modulation = tuple(jnp.moveaxis(modulation, -2, 0))
 
     y, cache = SelfAttention(cfg, name="attn")(
       self._norm(x, modulation, 0), context, cache, layer.index

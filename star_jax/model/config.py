@@ -1,4 +1,4 @@
-"""The frozen description of one STAR transformer and its checks.
+"""The frozen description of one transformer, STAR or VAR, and its checks.
 
 Presets (the published sizes, the shipped one) are data in
 `configs/presets.py`; nothing here reads a config file.
@@ -12,6 +12,7 @@ from typing import Any
 
 from star_jax.scales import ROPE_COORDS, ScaleSchedule
 
+ADAPTIVE_NORMS = ("none", "level", "block", "shared")
 POSITIONS = ("rope", "absolute", "rope+absolute")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -20,11 +21,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 class StarConfig:
   """Everything static about the transformer. Defaults are STAR's own values.
 
+  STAR and VAR are the same layers under another condition: a VAR has
+  num_classes, adaptive_norm "block" (or "shared", its d36), position
+  "absolute", no cross-attention.
+
   Fields:
     schedule: the K grids, coarse to fine; the first is 1x1 (start token).
     vocab_size, code_dim: V and Cv of the tokenizer whose codes are modelled.
     depth, width, num_heads: layers, C and N; head_dim d = C / N.
-    text_dim: D, width of the text states and of the pooled text.
+    num_classes: of a model that draws classes; 0: it draws texts.
+    text_dim: D, width of the text states and of the pooled text; 0 with
+      classes.
     rope_norm: range that every scale's coordinates are stretched to; -1 keeps
       integer coordinates (plain RoPE). Ignored when position is "absolute".
     drop_path_rate: rate of the last layer; layer i has i / (depth - 1) of it.
@@ -37,8 +44,12 @@ class StarConfig:
     rope_theta, rope_coords: base of the frequencies; "checkpoint" or "paper"
       coordinates, see `ScaleSchedule.coordinates`.
     lvl_embed: add a learned embedding of the scale to the input.
-    shared_aln: adaptive norm whose condition is the scale (one projection for
-      all layers plus an offset per layer); without it norms have no modulation.
+    adaptive_norm: what scales and shifts the normalised input of attention and
+      MLP. "none"; "level": the scale, by one projection for all layers plus an
+      offset per layer (STAR's shared_aln); "block": the condition (class, or
+      pooled text), by a projection per layer; "shared": the condition, by one
+      projection plus offsets (VAR's shared_aln). The last two also modulate the
+      features before the head.
     cross_attention: attend to all text tokens in every block.
     logit_norm: normalise features before the head.
     legacy_batch0_cross_attention: what the published code does: the
@@ -58,16 +69,17 @@ class StarConfig:
   depth: int
   width: int
   num_heads: int
-  text_dim: int
   rope_norm: float
   drop_path_rate: float
+  text_dim: int = 0
+  num_classes: int = 0
   mlp_ratio: float = 4.0
   attn_l2_norm: bool = True
   position: str = "rope"
   rope_theta: float = 100.0
   rope_coords: str = "checkpoint"
   lvl_embed: bool = True
-  shared_aln: bool = False
+  adaptive_norm: str = "none"
   cross_attention: bool = True
   logit_norm: bool = True
   legacy_batch0_cross_attention: bool = False
@@ -82,8 +94,7 @@ class StarConfig:
 
   def __post_init__(self):
     for name in (
-      "vocab_size", "code_dim", "depth", "width", "num_heads", "text_dim",
-      "query_block",
+      "vocab_size", "code_dim", "depth", "width", "num_heads", "query_block",
     ):  # fmt: skip
       if getattr(self, name) < 1:
         raise ValueError(
@@ -102,6 +113,7 @@ class StarConfig:
     for name, choices in (
       ("position", POSITIONS),
       ("rope_coords", ROPE_COORDS),
+      ("adaptive_norm", ADAPTIVE_NORMS),
       ("dtype", DTYPES),
     ):
       if getattr(self, name) not in choices:
@@ -121,10 +133,26 @@ class StarConfig:
       raise ValueError(
         f"drop_path_rate is in [0, 1), got {self.drop_path_rate}."
       )
-    if self.shared_aln and not self.lvl_embed:
+    if self.adaptive_norm == "level" and not self.lvl_embed:
       raise ValueError(
-        "shared_aln reads the level embedding: it needs lvl_embed=True."
+        "adaptive_norm 'level' reads the level embedding: it needs"
+        " lvl_embed=True."
       )
+    if (self.text_dim > 0) == (self.num_classes > 0):
+      raise ValueError(
+        "A model has either text_dim or num_classes above 0, got"
+        f" {self.text_dim} and {self.num_classes}."
+      )
+    if self.num_classes and self.cross_attention:
+      raise ValueError(
+        "Cross-attention needs a text: with num_classes, cross_attention is"
+        " False."
+      )
+
+  @property
+  def modulated_head(self) -> bool:
+    """Whether the condition scales and shifts the features of the head."""
+    return self.adaptive_norm in ("block", "shared")
 
   @property
   def head_dim(self) -> int:
@@ -162,6 +190,7 @@ class StarConfig:
       ValueError: unknown or missing keys, by name.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = _renamed(values)
     unknown = sorted(set(values) - set(fields))
     if unknown:
       raise ValueError(
@@ -181,3 +210,11 @@ class StarConfig:
     elif not isinstance(schedule, ScaleSchedule):
       schedule = ScaleSchedule.from_patch_nums(schedule)
     return cls(**{**values, "schedule": schedule})
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+  """Settings written before adaptive_norm had its name."""
+  values = dict(values)
+  if "shared_aln" in values:
+    values["adaptive_norm"] = "level" if values.pop("shared_aln") else "none"
+  return values

@@ -1,10 +1,11 @@
-"""STAR: text to multi-scale tokens (arXiv 2406.10797, on VAR 2404.02905).
+"""STAR and VAR: text or class to multi-scale tokens (arXiv 2406.10797,
+2404.02905).
 
-The model reads code vectors and text states and returns logits; turning
+The model reads code vectors and a condition and returns logits; turning
 tokens into code vectors is the tokenizer's business.
 
-B: batch, K: scales, L: tokens of all scales, l: of one, T: text tokens,
-D: text width, C: width, V: vocabulary, Cv: code width, p: rotation planes.
+B: batch, K: scales, L: tokens of all scales, l: of one, C: width,
+V: vocabulary, Cv: code width, p: rotation planes.
 """
 
 from __future__ import annotations
@@ -16,23 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.model.attention import KVCache
-from star_jax.model.blocks import (
-  Block,
-  BlockContext,
+from star_jax.model.blocks import Block, BlockContext, LayerInputs
+from star_jax.model.condition import (
+  AdaptiveNorm,
+  ClassEmbedding,
+  Condition,
   CrossKeyValue,
-  CrossKV,
-  LayerInputs,
+  Given,
+  HeadNorm,
+)
+from star_jax.model.config import StarConfig
+from star_jax.model.layers import (
+  HIGHEST,
   flat_tokens,
   layer_norm,
   weight_init,
 )
-from star_jax.model.config import StarConfig
 from star_jax.model.rope import rope_tables
 from star_jax.text.states import TextStates
-
-# What must not be rounded to bfloat16 or TF32 by the hardware: embeddings of
-# codes, conditions and the head (DESIGN, precision policy).
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @flax.struct.dataclass
@@ -67,7 +69,10 @@ class Star(nn.Module):
       return nn.Dense(features, dtype=jnp.float32, **options)
 
     num_scales = cfg.schedule.num_scales
-    self.start_proj = dense(cfg.width)
+    if cfg.num_classes:
+      self.class_embed = ClassEmbedding(cfg)
+    else:
+      self.start_proj = dense(cfg.width)
     self.pos_start = self.param("pos_start", init, (cfg.width,))
     self.word_embed = dense(cfg.width)
     if cfg.lvl_embed:
@@ -75,9 +80,12 @@ class Star(nn.Module):
     if "absolute" in cfg.position:
       shape = (cfg.schedule.num_tokens, cfg.width)
       self.pos_embed = self.param("pos_embed", init, shape)
-    if cfg.shared_aln:
+    if cfg.adaptive_norm == "level":
       self.lvl_embed_proj = dense(cfg.width)
       self.lvl_embed_adaln = dense(6 * cfg.width)
+    if cfg.modulated_head:
+      self.adaptive_norm = AdaptiveNorm(cfg)
+      self.head_norm = HeadNorm(cfg)
     if cfg.cross_attention:
       self.cross = CrossKeyValue(cfg)
     self.head = dense(
@@ -95,7 +103,7 @@ class Star(nn.Module):
   def __call__(
     self,
     x_BLCv_wo_first_l: jax.Array,
-    text: TextStates,
+    given: Given,
     *,
     kept: KeptTokens | None = None,
     deterministic: bool = True,
@@ -106,7 +114,7 @@ class Star(nn.Module):
     Args:
       x_BLCv_wo_first_l: float [B, L - 1, Cv], the tokenizer's
         `teacher_forcing_input`: what scale k >= 1 sees of the scales before.
-      text: states of the B captions.
+      given: states of the B captions, or int32 [B] classes.
       kept: which tokens to look at; the others neither attend nor are attended
         to, and those kept of a scale stand for all of it in the softmax. None:
         all of them.
@@ -129,34 +137,52 @@ class Star(nn.Module):
       x_BLCv_wo_first_l = jnp.take_along_axis(
         x_BLCv_wo_first_l, kept.index_BL[:, 1:, None] - 1, axis=1
       )
+    condition = self.condition(given)
     x_BLC = jnp.concatenate(
       [
-        self._start(text.pooled_BD),
+        self._start(condition),
         self.word_embed(x_BLCv_wo_first_l.astype(jnp.float32)),
       ],
       axis=1,
     )
-    x_BLC, _ = self._layers(
-      x_BLC, tokens, self.cross_kv(text), None, deterministic
-    )
-    logits_BLV = self._head(x_BLC)
+    x_BLC, _ = self._layers(x_BLC, tokens, condition, None, deterministic)
+    logits_BLV = self._head(x_BLC, condition)
     if return_features:
       return logits_BLV, x_BLC.astype(jnp.float32)
     return logits_BLV
 
-  def cross_kv(self, text: TextStates) -> CrossKV:
-    """Keys and values of the prompts, for all layers."""
-    mask_BT = jnp.asarray(text.text_mask_BT, bool)
-    if not self.config.cross_attention:
-      return CrossKV(None, None, mask_BT)
-    return self.cross(jnp.asarray(text.text_BTD), mask_BT)
+  def condition(self, given: Given) -> Condition:
+    """Everything that depends on the prompts or classes alone.
+
+    Args:
+      given: states of the B prompts, or int32 [B] classes.
+    """
+    cfg = self.config
+    if isinstance(given, TextStates) == bool(cfg.num_classes):
+      kind = "classes" if cfg.num_classes else "texts"
+      raise ValueError(f"This model draws {kind}, got {type(given).__name__}.")
+    if cfg.num_classes:
+      out = Condition(self.class_embed(given))
+    else:
+      pooled_BD = jnp.asarray(given.pooled_BD, jnp.float32)
+      mask_BT = jnp.asarray(given.text_mask_BT, bool)
+      out = Condition(self.start_proj(pooled_BD), mask_BT=mask_BT)
+    if cfg.cross_attention:
+      k, v = self.cross(jnp.asarray(given.text_BTD))
+      out = out.replace(cross_k=k, cross_v=v)
+    if cfg.modulated_head:
+      name = "layers_IB6C" if cfg.adaptive_norm == "block" else "shared_B6C"
+      out = out.replace(
+        **{name: self.adaptive_norm(out.start_BC)},
+        head_B2C=self.head_norm(out.start_BC),
+      )
+    return out
 
   def decode_scale(
     self,
     k: int,
     x_BlCv: jax.Array | None,
-    pooled_BD: jax.Array,
-    cross: CrossKV,
+    condition: Condition,
     cache: KVCache,
   ) -> tuple[jax.Array, KVCache]:
     """Logits of one scale, given the cache of all scales before it.
@@ -164,9 +190,8 @@ class Star(nn.Module):
     Args:
       k: scale index, static.
       x_BlCv: float [B, l, Cv], the tokenizer's `next_scale_input` of scale
-        k - 1; None for k = 0, whose input is the pooled text.
-      pooled_BD: pooled text.
-      cross: `cross_kv` of the same prompts.
+        k - 1; None for k = 0, whose input is the start token.
+      condition: what `condition` returned.
       cache: `init_cache` at k = 0, then what the last call returned.
 
     Returns:
@@ -178,24 +203,23 @@ class Star(nn.Module):
         f"The scale index is in [0, {schedule.num_scales}), got {k}."
       )
     if k == 0:
-      x_BlC = self._start(pooled_BD)
+      x_BlC = self._start(condition)
     else:
       x_BlC = self.word_embed(x_BlCv.astype(jnp.float32))
     tokens = np.arange(*schedule.begin_ends[k])
     assert x_BlC.shape[1] == schedule.lengths[k], (k, x_BlC.shape, schedule)
-    x_BlC, cache = self._layers(x_BlC, tokens, cross, cache, True)
-    return self._head(x_BlC), cache
+    x_BlC, cache = self._layers(x_BlC, tokens, condition, cache, True)
+    return self._head(x_BlC, condition), cache
 
-  def _start(self, pooled_BD: jax.Array) -> jax.Array:
+  def _start(self, condition: Condition) -> jax.Array:
     """[B, 1, C]: the start token."""
-    pooled_BD = jnp.asarray(pooled_BD, jnp.float32)
-    return self.start_proj(pooled_BD)[:, None] + self.pos_start
+    return condition.start_BC[:, None] + self.pos_start
 
   def _layers(
     self,
     x_BLC: jax.Array,
     tokens: np.ndarray | KeptTokens,
-    cross: CrossKV,
+    condition: Condition,
     cache: KVCache | None,
     deterministic: bool,
   ) -> tuple[jax.Array, KVCache | None]:
@@ -204,7 +228,7 @@ class Star(nn.Module):
     Args:
       x_BLC: embedded tokens.
       tokens: which of all L tokens they are.
-      cross: text keys and values.
+      condition: of the prompts or classes.
       cache: None for all scales at once.
       deterministic: no drop path.
     """
@@ -236,12 +260,14 @@ class Star(nn.Module):
           cfg.rope_coords,
         )
       )
-    if cfg.shared_aln:
+    if cfg.adaptive_norm == "level":
       cond_L6C = self._level_condition()[lvl_L]
+    elif condition.shared_B6C is not None:
+      cond_L6C = condition.shared_B6C[:, None]
     context = BlockContext(
       cos_Lp=cos_Lp,
       sin_Lp=sin_Lp,
-      mask_BT=cross.mask_BT,
+      mask_BT=condition.mask_BT,
       cond_L6C=cond_L6C,
       lengths=lengths,
       begin=begin,
@@ -251,8 +277,9 @@ class Star(nn.Module):
     layers = LayerInputs(
       index=jnp.arange(cfg.depth, dtype=jnp.int32),
       drop_rate=jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth),
-      cross_k_BTC=cross.k,
-      cross_v_BTC=cross.v,
+      cross_k_BTC=condition.cross_k,
+      cross_v_BTC=condition.cross_v,
+      modulation_B6C=condition.layers_IB6C,
     )
     carry = (x_BLC.astype(cfg.dtype), cache)
     (x_BLC, cache), _ = self.blocks(carry, layers, context)
@@ -268,10 +295,13 @@ class Star(nn.Module):
     cond = self.lvl_embed_adaln(nn.silu(cond))
     return cond.reshape(*cond.shape[:-1], 6, self.config.width)
 
-  def _head(self, x_BLC: jax.Array) -> jax.Array:
+  def _head(self, x_BLC: jax.Array, condition: Condition) -> jax.Array:
     """float32 logits, the product at HIGHEST precision."""
     x_BLC = x_BLC.astype(jnp.float32)
     if self.config.logit_norm:
       x_BLC = layer_norm(x_BLC, self.config.norm_eps)
+    if condition.head_B2C is not None:
+      scale_BC, shift_BC = condition.head_B2C[:, 0], condition.head_B2C[:, 1]
+      x_BLC = x_BLC * (1 + scale_BC[:, None]) + shift_BC[:, None]
     logits = self.head(flat_tokens(x_BLC))
     return logits.reshape(*x_BLC.shape[:2], self.config.vocab_size)

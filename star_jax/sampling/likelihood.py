@@ -8,27 +8,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from star_jax.model.condition import Given
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
-from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
 
-LogProbFn = Callable[[Any, jax.Array, TextStates], jax.Array]
+LogProbFn = Callable[[Any, jax.Array, Given], jax.Array]
 
 
 def build_log_prob(star: Star, vqvae: VQVAE) -> LogProbFn:
-  """The jitted fn(params, idx_BL, text) -> float32 [B, K].
+  """The jitted fn(params, idx_BL, given) -> float32 [B, K].
 
-  Entry (b, k) is log p(tokens of scale k | coarser scales, text b) in nats,
-  summed over the tokens, without guidance and at temperature 1.
+  Entry (b, k) is log p(tokens of scale k | coarser scales, text or class b) in
+  nats, summed over the tokens, without guidance and at temperature 1.
   """
   check_pair(star, vqvae)
 
-  def log_prob(params, idx_BL: jax.Array, text: TextStates) -> jax.Array:
+  def log_prob(params, idx_BL: jax.Array, given: Given) -> jax.Array:
     x_BLCv = vqvae.apply(
       {"params": params["tokenizer"]}, idx_BL, method="teacher_forcing_input"
     )
-    logits_BLV = star.apply({"params": params["star"]}, x_BLCv, text)
+    logits_BLV = star.apply({"params": params["star"]}, x_BLCv, given)
     log_p_BLV = jax.nn.log_softmax(logits_BLV)
     log_p_BL = jnp.take_along_axis(log_p_BLV, idx_BL[..., None], axis=-1)[
       ..., 0

@@ -1,17 +1,17 @@
-"""Text states to a picture: the loop over scales inside one jitted function.
+"""Condition to picture: the loop over scales inside one jitted function.
 
 The loop is unrolled, since token counts differ from scale to scale, so every
-offset is static; layers are scanned inside `Star.decode_scale`. Keys and
-values of the text are computed once, the cache of the tokens is an argument
-and a return value. Guidance runs the batch [cond; null] with the linear ramp
-t = cfg_scale * k / (K - 1) (golden README, rule 11).
+offset is static; layers are scanned inside `Star.decode_scale`. What depends on
+the prompt or class alone is computed once, the cache of the tokens is an
+argument and a return value. Guidance runs the batch [cond; null] with the
+linear ramp t = cfg_scale * k / (K - 1) (golden README, rule 11).
 
 Draws are per sample: scale k of sample b uses fold_in(keys_B[b], k) and
 nothing else, whatever the batch.
 
 B: samples, R: rows of the model's batch (2B with guidance), K: scales, k:
 scale index, l: tokens of scale k, L: tokens of all scales, V: vocabulary,
-h w: latent grid, Cv: code width, H W: pixels, T D: text tokens and width.
+h w: latent grid, Cv: code width, H W: pixels.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.model.attention import init_cache
+from star_jax.model.condition import Condition, Given
 from star_jax.model.star import Star
 from star_jax.sampling import logits as logit_ops
-from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
 
 
@@ -91,9 +91,7 @@ class SampleOutput:
     return self.f_hats_KBhwCv[-1]
 
 
-SampleFn = Callable[
-  [Any, TextStates, TextStates, jax.Array, Knobs], SampleOutput
-]
+SampleFn = Callable[[Any, Given, Given, jax.Array, Knobs], SampleOutput]
 
 
 def sample_keys(seed: int, indices: jax.Array) -> jax.Array:
@@ -106,10 +104,10 @@ def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
   """The jitted sampler of a model and its tokenizer.
 
   Returns:
-    fn(params, text, null, keys_B, knobs) -> SampleOutput, with
+    fn(params, given, null, keys_B, knobs) -> SampleOutput, with
       params: {"star": ..., "tokenizer": ...};
-      text: TextStates of the B prompts;
-      null: TextStates of the empty prompt, batch 1 (or B);
+      given: TextStates of the B prompts, or int32 [B] classes;
+      null: the same of the empty prompt or null class, batch 1 (or B);
       keys_B: typed PRNG keys, see `sample_keys`;
       knobs: `Knobs`.
     One compilation per B; the jitted function itself is returned, so that
@@ -120,9 +118,9 @@ def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
   """
   check_pair(star, vqvae)
 
-  def sample(params, text, null, keys_B, knobs):
+  def sample(params, given, null, keys_B, knobs):
     out = _draw_all_scales(
-      star, vqvae, config, params, text, null, keys_B, knobs
+      star, vqvae, config, params, given, null, keys_B, knobs
     )
     image = None
     if config.return_image:
@@ -163,13 +161,13 @@ def check_pair(star: Star, vqvae: VQVAE) -> None:
 
 
 def _draw_all_scales(
-  star, vqvae, config: SamplerConfig, params, text, null, keys_B, knobs
+  star, vqvae, config: SamplerConfig, params, given, null, keys_B, knobs
 ) -> dict[str, Any]:
   """The loop; returns idx_BL, f_hats_KBhwCv and logits_BLV."""
-  schedule, batch = star.config.schedule, text.text_BTD.shape[0]
+  schedule, batch = star.config.schedule, batch_of(given)
   variables = {"params": params["star"]}
-  pooled_RD, cross = _condition(star, variables, text, null, config.guided)
-  cache = init_cache(star.config, pooled_RD.shape[0])
+  condition = _condition(star, variables, given, null, config.guided)
+  cache = init_cache(star.config, batch_of(condition))
   f_hat = jnp.zeros((batch, *schedule.final_grid, vqvae.config.code_dim))
   x_BlCv, idx, f_hats, all_logits = None, [], [], []
   for k in range(schedule.num_scales):
@@ -177,8 +175,7 @@ def _draw_all_scales(
       variables,
       k,
       _both_halves(x_BlCv, config.guided),
-      pooled_RD,
-      cross,
+      condition,
       cache,
       method="decode_scale",
     )
@@ -205,25 +202,28 @@ def _draw_all_scales(
   }
 
 
-def _condition(star, variables, text, null, guided: bool):
-  """Pooled text [R, D] and cross-attention keys and values of the R rows.
+def _condition(star, variables, given, null, guided: bool) -> Condition:
+  """The condition of the R rows of the model's batch.
 
-  The null prompt goes through the key and value products once, not B times.
+  The null condition is computed once, not B times.
   """
   if not guided:
-    cross = star.apply(variables, text, method="cross_kv")
-    return jnp.asarray(text.pooled_BD), cross
-  batch, nulls = text.text_BTD.shape[0], null.text_BTD.shape[0]
+    return star.apply(variables, given, method="condition")
+  batch, nulls = batch_of(given), batch_of(null)
   assert nulls in (1, batch), (nulls, batch)
-  both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), text, null)
+  both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), given, null)
   rows = jnp.concatenate(
     [
       jnp.arange(batch),
       batch + (jnp.arange(batch) if nulls > 1 else jnp.zeros(batch, int)),
     ]
   )
-  cross = star.apply(variables, both, method="cross_kv")
-  return both.pooled_BD[rows], cross[rows]
+  return star.apply(variables, both, method="condition")[rows]
+
+
+def batch_of(given: Given) -> int:
+  """B, the number of prompts or classes."""
+  return jax.tree.leaves(given)[0].shape[0]
 
 
 def _both_halves(x_BlCv, guided: bool):

@@ -8,6 +8,7 @@ import pytest
 
 from configs.presets import PRESETS
 from star_jax.convert import star
+from star_jax.convert.block import transformer_template
 from star_jax.model.config import StarConfig
 
 
@@ -19,7 +20,7 @@ def random_params(config: StarConfig):
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
-    star.star_template(config),
+    transformer_template(config),
   )
 
 
@@ -40,7 +41,7 @@ def official_shapes(config: StarConfig) -> dict[str, tuple[int, ...]]:
   }
   if config.position == "absolute":
     shapes["pos_1LC"] = (1, tokens, c)
-  if config.shared_aln:
+  if config.adaptive_norm == "level":
     shapes |= {
       "lvl_embed_proj.weight": (c, 2 * c),
       "lvl_embed_proj.bias": (c,),
@@ -68,7 +69,7 @@ def official_shapes(config: StarConfig) -> dict[str, tuple[int, ...]]:
       "ffn.fc2.weight": (c, hidden),
       "ffn.fc2.bias": (c,),
     }
-    if config.shared_aln:
+    if config.adaptive_norm == "level":
       block["ada_gss"] = (1, 1, 6, c)
     shapes |= {f"blocks.{i}.{key}": shape for key, shape in block.items()}
   return shapes
@@ -78,7 +79,7 @@ def official_shapes(config: StarConfig) -> dict[str, tuple[int, ...]]:
   "changes",
   [
     {},
-    {"shared_aln": True, "mlp_ratio": 2.0},
+    {"adaptive_norm": "level", "mlp_ratio": 2.0},
     {"position": "absolute", "cross_attention": False},
   ],
 )
@@ -108,7 +109,7 @@ def test_no_key_of_the_published_sizes_is_unmatched(preset):
     if not key.startswith("blocks.") or key.startswith("blocks.0.")
   }
   params = star.star_from_torch(rest, config_of_one_layer)
-  template = star.star_template(config_of_one_layer)
+  template = transformer_template(config_of_one_layer)
   assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, template)
   with pytest.raises(ValueError, match="unknown key"):
     star.star_from_torch(state, config_of_one_layer)

@@ -4,14 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from star_jax.convert import star as star_convert
-from star_jax.model.config import StarConfig
+from star_jax.convert.block import transformer_template
+from star_jax.convert.star import star_to_torch
+from star_jax.convert.var import var_to_torch
 from star_jax.train import optimizer
 from tests.golden.conftest import cases_of
+from tests.golden.star_cases import star_config
+from tests.golden.var_cases import var_config
 
 TABLES = cases_of("table")
-# Keys that our model has no parameter for.
-UNUSED = ("class_emb.weight", "zero_k_bias")
+# Never read, so that our models have no parameter for it.
+UNUSED = "zero_k_bias"
 
 
 def tables_with(*fields):
@@ -57,38 +60,36 @@ def test_learning_rate_and_weight_decay(name, case):
     )
 
 
-def _star_config(config):
-  return StarConfig.from_dict(
-    dict(
-      schedule=config["patch_nums"],
-      vocab_size=config.get("vocab_size", 64),
-      code_dim=config.get("Cvae", 8),
-      depth=config["depth"],
-      width=config["embed_dim"],
-      num_heads=config["num_heads"],
-      text_dim=config["in_dim_cross"],
-      rope_norm=config.get("rope_norm", 16),
-      drop_path_rate=0.0,
-      position="rope" if config["rotary_pos_emb"] else "absolute",
-      lvl_embed=config["absolute_lvl_emb"],
-      shared_aln=config["shared_aln"],
-      cross_attention=config["enable_cross"],
-      attn_l2_norm=config["attn_l2_norm"],
-    )
-  )
+def _models():
+  """{name: (config, parameters to official names)} of all transformers."""
+  star = cases_of("star_transformer")
+  var = cases_of("var_class_conditional")
+  return {
+    **{
+      param.values[0]: (
+        star_config(param.values[1]["config"], ""),
+        star_to_torch,
+      )
+      for param in star
+      if not param.marks
+    },
+    **{
+      param.values[0]: (var_config(param.values[1]["config"]), var_to_torch)
+      for param in var
+      if not param.marks
+    },
+  }
 
 
 @pytest.mark.parametrize("name,case", tables_with("groups", "nowd_keys"))
 def test_weight_decay_groups(name, case):
-  models = dict(
-    param.values for param in cases_of("star_transformer") if not param.marks
-  )
+  models = _models()
   groups = {n: g for n, g in case["groups"].items() if n in models}
   if not groups:
-    pytest.skip("no STAR transformer in this table")
+    pytest.skip("no known transformer in this table")
   for model, group in groups.items():
-    config = _star_config(models[model]["config"])
-    template = star_convert.star_template(config)
+    config, to_torch = models[model]
+    template = transformer_template(config)
     mask = optimizer.decay_mask(template, case["nowd_keys"])
     # Every weight is 1 where decay applies; under the official names each
     # tensor must then be all ones or all zeros.
@@ -97,8 +98,11 @@ def test_weight_decay_groups(name, case):
       template,
       mask,
     )
-    state = star_convert.star_to_torch(marked, config)
+    state = to_torch(marked, config)
     for expected, keys in ((0.0, group["no_decay"]), (1.0, group["decay"])):
       for key in keys:
-        if not key.endswith(UNUSED):
+        unused = key.endswith(UNUSED)
+        if key == "class_emb.weight":
+          unused = not config.num_classes
+        if not unused:
           assert (state[key] == expected).all(), (model, key)

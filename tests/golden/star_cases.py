@@ -1,15 +1,19 @@
-"""What the tests of STAR's golden cases share: configs, weights, text."""
+"""What the tests of golden transformers share: configs, weights, text."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 
 from star_jax.convert.star import star_from_torch
+from star_jax.convert.vqvae import vqvae_from_torch
 from star_jax.model.config import StarConfig
 from star_jax.scales import ScaleSchedule
 from star_jax.text.states import TextStates
+from star_jax.tokenizer.vqvae import VQVAE
 from tests.golden.conftest import GOLDEN_DIR, cases_of, load
+from tests.golden.quantizer_test import tokenizer_config
 
 # These programs run once or twice: compiling them is most of the time.
 QUICK = {
@@ -56,7 +60,7 @@ def star_config(values: dict, mode: str) -> StarConfig:
     rope_theta=values.get("rope_theta", 100.0),
     rope_norm=float(values.get("rope_norm", -1)),
     lvl_embed=values["absolute_lvl_emb"],
-    shared_aln=values["shared_aln"],
+    adaptive_norm="level" if values["shared_aln"] else "none",
     cross_attention=values["enable_cross"],
     logit_norm=values["enable_logit_norm"],
     legacy_batch0_cross_attention=mode == "official",
@@ -84,3 +88,16 @@ def text_states(case: dict) -> tuple[TextStates, TextStates]:
     pooled_BD=tensors["encoder_pool_feat"],
   )
   return both[:batch], both[batch:]
+
+
+def tokenizer_of(case, config):
+  """The tokenizer whose weights the case names, with the model's schedule."""
+  for param in cases_of("vqvae"):
+    tokenizer_case = param.values[1]
+    if tokenizer_case["weights"] == case["vae_weights"]:
+      tokenizer = dataclasses.replace(
+        tokenizer_config(tokenizer_case["config"]), schedule=config.schedule
+      )
+      state = arrays(case["vae_weights"])
+      return VQVAE(tokenizer), vqvae_from_torch(state, tokenizer)
+  pytest.skip("the folder does not say how its tokenizer is configured")

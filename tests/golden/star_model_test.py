@@ -1,14 +1,11 @@
 """The STAR transformer and its greedy samples against the official code."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from star_jax.convert.star import star_to_torch
-from star_jax.convert.vqvae import vqvae_from_torch
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import (
   Knobs,
@@ -16,10 +13,8 @@ from star_jax.sampling.sampler import (
   build_sampler,
   sample_keys,
 )
-from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.losses import next_scale_loss
-from tests.golden.conftest import cases_of
-from tests.golden.quantizer_test import nhwc, tokenizer_config
+from tests.golden.quantizer_test import nhwc
 from tests.golden.star_cases import (
   QUICK,
   arrays,
@@ -27,6 +22,7 @@ from tests.golden.star_cases import (
   star_config,
   star_params,
   text_states,
+  tokenizer_of,
 )
 
 # Golden README, section 5.
@@ -111,26 +107,13 @@ def test_training_loss_and_gradients(name, case, mode):
     )
 
 
-def _tokenizer(case, config):
-  """The tokenizer whose weights the case names, with the model's schedule."""
-  for param in cases_of("vqvae"):
-    tokenizer_case = param.values[1]
-    if tokenizer_case["weights"] == case["vae_weights"]:
-      tokenizer = dataclasses.replace(
-        tokenizer_config(tokenizer_case["config"]), schedule=config.schedule
-      )
-      state = arrays(case["vae_weights"])
-      return VQVAE(tokenizer), vqvae_from_torch(state, tokenizer)
-  pytest.skip("the folder does not say how its tokenizer is configured")
-
-
 @pytest.mark.parametrize(("name", "case", "mode"), CASES)
 def test_greedy_samples(name, case, mode):
   tensors = arrays(case["tensors"])
   if f"ar_{mode}.tokens" not in tensors:
     pytest.skip("the case has no greedy samples")
   config, params, _ = _setup(case, mode)
-  vqvae, vqvae_params = _tokenizer(case, config)
+  vqvae, vqvae_params = tokenizer_of(case, config)
   text, null = text_states(case)
   sampler = build_sampler(
     Star(config), vqvae, SamplerConfig(guided=True, return_logits=True)

@@ -39,7 +39,10 @@ def test_schedule_may_be_rectangles():
     ({"depth": 0}, "depth must be at least 1, got 0"),
     ({"drop_path_rate": 1.0}, r"drop_path_rate is in \[0, 1\), got 1.0"),
     ({"schedule": [2, 3]}, r"must be 1x1 .* got \(2, 2\)"),
-    ({"lvl_embed": False, "shared_aln": True}, "needs lvl_embed=True"),
+    ({"lvl_embed": False, "adaptive_norm": "level"}, "needs lvl_embed=True"),
+    ({"adaptive_norm": "batch"}, "adaptive_norm is one of .* got .batch."),
+    ({"num_classes": 3}, "either text_dim or num_classes above 0, got 8 and 3"),
+    ({"text_dim": 0, "num_classes": 3}, "Cross-attention needs a text"),
     ({"heads": 3}, r"Unknown model settings \['heads'\]"),
   ],
 )
@@ -50,6 +53,6 @@ def test_wrong_settings_are_one_sentence(changes, message):
 
 def test_missing_settings_are_named():
   settings = dict(PRESETS["test"])
-  del settings["depth"], settings["text_dim"]
-  with pytest.raises(ValueError, match=r"lack \['depth', 'text_dim'\]"):
+  del settings["depth"], settings["rope_norm"]
+  with pytest.raises(ValueError, match=r"lack \['depth', 'rope_norm'\]"):
     StarConfig.from_dict(settings)

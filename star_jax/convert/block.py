@@ -1,0 +1,95 @@
+"""What the official state dicts of STAR and VAR have in common."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.convert.state_dict import (
+  COPY,
+  LINEAR,
+  Rule,
+  Transform,
+  ignore,
+  squeeze,
+)
+from star_jax.model.config import StarConfig
+from star_jax.model.star import Star
+from star_jax.text.states import TextStates
+
+
+def fused(parts: int) -> Transform:
+  """(parts * C, in) <-> (in, parts, C): several linear layers in one."""
+  return Transform(
+    f"fused{parts}",
+    lambda x: x.T.reshape(x.shape[1], parts, -1),
+    lambda x: x.reshape(x.shape[0], -1).T,
+    rank=2,
+  )
+
+
+def parts(count: int) -> Transform:
+  """(count * C,) <-> (count, C): the bias of a `fused` map."""
+  return Transform(
+    f"parts{count}",
+    lambda x: x.reshape(count, -1),
+    lambda x: x.reshape(-1),
+    rank=1,
+  )
+
+
+def block_rules(config: StarConfig) -> tuple[Rule, ...]:
+  """Self-attention, MLP and the offsets of a shared modulation."""
+  return (
+    ignore("blocks.{layer}.attn.zero_k_bias", (config.width,), config.depth),
+    *attention_rules("attn"),
+    Rule("blocks.{layer}.attn.mat_qkv.weight", "blocks/attn/qkv", fused(3)),
+    Rule("blocks.{layer}.attn.v_bias", "blocks/attn/v_bias"),
+    *linear("blocks.{layer}.ffn.fc1", "blocks/mlp/fc1"),
+    *linear("blocks.{layer}.ffn.fc2", "blocks/mlp/fc2"),
+    Rule("blocks.{layer}.ada_gss", "blocks/modulation/ada_gss", squeeze(0, 1)),
+  )
+
+
+def linear(key: str, path: str) -> tuple[Rule, Rule]:
+  """Weight and bias of a linear layer."""
+  return (
+    Rule(f"{key}.weight", f"{path}/kernel", LINEAR),
+    Rule(f"{key}.bias", f"{path}/bias", COPY),
+  )
+
+
+def attention_rules(name: str) -> tuple[Rule, ...]:
+  """What self- and cross-attention have in common."""
+  q_bias = "q_bias" if name == "attn" else "q/bias"
+  return (
+    *linear(f"blocks.{{layer}}.{name}.proj", f"blocks/{name}/proj"),
+    Rule(f"blocks.{{layer}}.{name}.q_bias", f"blocks/{name}/{q_bias}"),
+    Rule(
+      f"blocks.{{layer}}.{name}.scale_mul_1H11",
+      f"blocks/{name}/scale_mul",
+      squeeze(0, 2, 3),
+    ),
+  )
+
+
+@functools.cache
+def transformer_template(config: StarConfig) -> dict[str, Any]:
+  """The parameter tree as `ShapeDtypeStruct`s; nothing is allocated."""
+  schedule = config.schedule
+  tokens = jax.ShapeDtypeStruct(
+    (1, schedule.num_tokens - 1, config.code_dim), jnp.float32
+  )
+  given = jax.ShapeDtypeStruct((1,), jnp.int32)
+  if not config.num_classes:
+    given = TextStates(
+      text_BTD=jax.ShapeDtypeStruct((1, 1, config.text_dim), jnp.float32),
+      text_mask_BT=jax.ShapeDtypeStruct((1, 1), bool),
+      pooled_BD=jax.ShapeDtypeStruct((1, config.text_dim), jnp.float32),
+    )
+  return jax.eval_shape(Star(config).init, jax.random.key(0), tokens, given)[
+    "params"
+  ]

@@ -1,0 +1,164 @@
+"""What the model is conditioned on: texts or classes, in one form.
+
+Everything that depends on the condition alone is computed once per prompt or
+label and kept in a `Condition`: the start token, the text's keys and values for
+cross-attention, and the modulations of the adaptive norms.
+
+B: batch, K: scales, T: text tokens, D: text width, C: width, N: heads, d: head
+channels.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from star_jax.model.config import StarConfig
+from star_jax.model.layers import HIGHEST, l2_normalize, weight_init
+from star_jax.text.states import TextStates
+
+# Texts, or classes as int32 [B]; `config.num_classes` is the null class.
+Given = TextStates | jax.Array
+
+
+@flax.struct.dataclass
+class Condition:
+  """What the layers read of B prompts or labels.
+
+  start_BC: float32, what the start token is made from.
+  cross_k, cross_v: [layers, B, T, C] in the compute dtype, keys (normalised)
+    and values of the text; None without cross-attention.
+  mask_BT: bool, text tokens to attend to; None without a text.
+  layers_IB6C: float32 [layers, B, 6, C], modulation of every layer; None unless
+    adaptive_norm is "block".
+  shared_B6C: float32, the part of the modulation that all layers share; None
+    unless adaptive_norm is "shared".
+  head_B2C: float32, scale and shift before the head; None without either.
+  """
+
+  start_BC: jax.Array
+  cross_k: jax.Array | None = None
+  cross_v: jax.Array | None = None
+  mask_BT: jax.Array | None = None
+  layers_IB6C: jax.Array | None = None
+  shared_B6C: jax.Array | None = None
+  head_B2C: jax.Array | None = None
+
+  def __getitem__(self, rows) -> Condition:
+    """The prompts or labels `rows`: a slice or an array of indices."""
+    stacked = ("cross_k", "cross_v", "layers_IB6C")
+    return Condition(
+      **{
+        name: x if x is None else x[:, rows] if name in stacked else x[rows]
+        for name, x in vars(self).items()
+      }
+    )
+
+
+class ClassEmbedding(nn.Module):
+  """One row a class and one for the null class."""
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(self, label_B: jax.Array) -> jax.Array:
+    cfg = self.config
+    table = self.param(
+      "embedding",
+      weight_init(cfg.weight_std),
+      (cfg.num_classes + 1, cfg.width),
+    )
+    return table[label_B]
+
+
+class CrossKeyValue(nn.Module):
+  """Keys (normalised) and values of the text, for all layers in one product.
+
+  Kept out of the scanned block so that a sampler computes them once a prompt.
+  """
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(self, text_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    cfg = self.config
+    dtype = jnp.dtype(cfg.dtype)
+    kernel = self.param(
+      "kv",
+      weight_init(cfg.weight_std),
+      (cfg.depth, cfg.text_dim, 2, cfg.width),
+    ).astype(dtype)
+    v_bias = self.param(
+      "v_bias", nn.initializers.zeros_init(), (cfg.depth, cfg.width)
+    ).astype(dtype)
+    k, v = jnp.einsum("btd,iduc->uibtc", text_BTD.astype(dtype), kernel)
+    if cfg.attn_l2_norm:
+      k = rearrange(k, "i b t (n d) -> i b t n d", n=cfg.num_heads)
+      k = rearrange(l2_normalize(k), "i b t n d -> i b t (n d)")
+    return k, v + v_bias[:, None, None]
+
+
+def gamma_last_init(config: StarConfig, layers: int | None):
+  """Weights of a modulation: the gammas start near zero.
+
+  Args:
+    layers: None: one projection shared by all layers, which the official code
+      does not scale; their offsets are.
+  """
+  init = weight_init(config.weight_std)
+
+  def draw(key, shape):
+    drawn = init(key, shape)
+    if layers is None:
+      return drawn
+    factor = jnp.full((6, 1), config.init_adaln)
+    return drawn * factor.at[:2].set(config.init_adaln_gamma)
+
+  return draw
+
+
+class AdaptiveNorm(nn.Module):
+  """SiLU of the condition, then one linear map to six vectors: of every layer
+  ("block"), or once for all of them ("shared").
+
+  The six are gamma of attention and MLP, scale of both, shift of both.
+  """
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(self, cond_BC: jax.Array) -> jax.Array:
+    """float32 [layers, B, 6, C], or [B, 6, C] for "shared"."""
+    cfg = self.config
+    layers = cfg.depth if cfg.adaptive_norm == "block" else None
+    lead = () if layers is None else (layers,)
+    kernel = self.param(
+      "kernel", gamma_last_init(cfg, layers), (*lead, cfg.width, 6, cfg.width)
+    )
+    zeros = nn.initializers.zeros_init()
+    bias = self.param("bias", zeros, (*lead, 6, cfg.width))
+    equation = "bc,cge->bge" if layers is None else "bc,icge->ibge"
+    out = jnp.einsum(equation, nn.silu(cond_BC), kernel, precision=HIGHEST)
+    return out + (bias if layers is None else bias[:, None])
+
+
+class HeadNorm(nn.Module):
+  """Scale and shift of the features before the head: float32 [B, 2, C]."""
+
+  config: StarConfig
+
+  @nn.compact
+  def __call__(self, cond_BC: jax.Array) -> jax.Array:
+    cfg = self.config
+    kernel = self.param(
+      "kernel",
+      weight_init(cfg.weight_std * cfg.init_adaln),
+      (cfg.width, 2, cfg.width),
+    )
+    zeros = nn.initializers.zeros_init()
+    bias = self.param("bias", zeros, (2, cfg.width))
+    out = jnp.einsum("bc,cge->bge", nn.silu(cond_BC), kernel, precision=HIGHEST)
+    return out + bias
