@@ -62,23 +62,16 @@ def test_learning_rate_and_weight_decay(name, case):
 
 def _models():
   """{name: (config, parameters to official names)} of all transformers."""
-  star = cases_of("star_transformer")
-  var = cases_of("var_class_conditional")
-  return {
-    **{
-      param.values[0]: (
-        star_config(param.values[1]["config"], ""),
-        star_to_torch,
-      )
-      for param in star
-      if not param.marks
-    },
-    **{
-      param.values[0]: (var_config(param.values[1]["config"]), var_to_torch)
-      for param in var
-      if not param.marks
-    },
-  }
+  out = {}
+  for param in cases_of("star_transformer", "var_class_conditional"):
+    if param.marks:
+      continue
+    name, case = param.values
+    if case["kind"] == "star_transformer":
+      out[name] = (star_config(case["config"], "persample"), star_to_torch)
+    else:
+      out[name] = (var_config(case["config"]), var_to_torch)
+  return out
 
 
 @pytest.mark.parametrize("name,case", tables_with("groups", "nowd_keys"))
