@@ -22,6 +22,7 @@ from PIL import Image
 from star_jax import pictures
 from star_jax.bundle import Bundle, load_bundle
 from star_jax.compilation import use_compilation_cache
+from star_jax.edit import Edited, edit
 from star_jax.inputs import check_tokens, prompt_list, to_model_input
 from star_jax.model.star import Star
 from star_jax.pictures import Recipe
@@ -249,27 +250,10 @@ class StarPipeline:
   ) -> Samples:
     """One call of the sampler; recipes of one batch with equal settings."""
     first = recipes[0]
-    config = SamplerConfig(
-      guided=first.settings["cfg_scale"] > 0,
-      gumbel_smooth=first.settings["gumbel_smooth"],
-    )
-    if config not in self._samplers:
-      self._samplers[config] = build_sampler(self._star, self._vqvae, config)
     # Rows that no prompt fills repeat others and are thrown away.
     rows = np.resize(np.arange(len(recipes)), first.batch)
     indices = np.asarray([recipe.index for recipe in recipes])
-    out = self._samplers[config](
-      self._params,
-      text[rows],
-      self._null,
-      sample_keys(first.seed, indices[rows]),
-      Knobs(
-        cfg_scale=np.float32(first.settings["cfg_scale"]),
-        temperature=np.float32(first.settings["temperature"]),
-        top_k=np.int32(first.settings["top_k"]),
-        top_p=np.float32(first.settings["top_p"]),
-      ),
-    )
+    out = self._sample(first.settings, text[rows], first.seed, indices[rows])
     n = len(recipes)
     images = [pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]]
     scales = None
@@ -282,6 +266,32 @@ class StarPipeline:
         )
       ]
     return Samples(images, list(recipes), np.asarray(out.idx_BL)[:n], scales)
+
+  def _sample(self, settings, text: TextStates, seed: int, indices, edit=None):
+    """The jitted sampler on whole batches: a `SampleOutput`."""
+    config = SamplerConfig(
+      guided=settings["cfg_scale"] > 0,
+      gumbel_smooth=settings["gumbel_smooth"],
+    )
+    if config not in self._samplers:
+      self._samplers[config] = build_sampler(self._star, self._vqvae, config)
+    return self._samplers[config](
+      self._params,
+      text,
+      self._null,
+      sample_keys(seed, indices),
+      Knobs(
+        cfg_scale=np.float32(settings["cfg_scale"]),
+        temperature=np.float32(settings["temperature"]),
+        top_k=np.int32(settings["top_k"]),
+        top_p=np.float32(settings["top_p"]),
+      ),
+      edit,
+    )
+
+  def edit(self, picture, prompt: str = "", seed: int = 0, **options) -> Edited:
+    """Draws a part of a picture anew; see `star_jax.edit.edit`."""
+    return edit(self, picture, prompt, seed, **options)
 
   # --- pictures to tokens and back ---
 

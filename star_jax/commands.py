@@ -1,4 +1,4 @@
-"""What `launch/sample.py` does, without its flags: prompts in, files out."""
+"""What `launch/sample.py` and `launch/edit.py` do, without their flags."""
 
 from __future__ import annotations
 
@@ -176,6 +176,66 @@ def draw_to_folder(
   return written
 
 
+def read_box(words: Sequence[str] | None) -> tuple[float, ...] | None:
+  """The four numbers of --box, None without it.
+
+  Raises:
+    ValueError: not four numbers.
+  """
+  if words is None:
+    return None
+  try:
+    box = tuple(float(word) for word in words)
+  except ValueError:
+    box = ()
+  if len(box) != 4:
+    raise ValueError(
+      "--box takes four numbers y0,x0,y1,x1 in [0, 1], got"
+      f" {','.join(words)!r}."
+    )
+  return box
+
+
+def edit_to_folder(
+  picture: str | os.PathLike,
+  prompt: str = "",
+  *,
+  bundle: str | os.PathLike | None,
+  out: str | os.PathLike,
+  **options,
+) -> list[Path]:
+  """Edits a picture; writes the results and a sheet of before, mask, after.
+
+  Args:
+    bundle: None is the shipped one.
+    out: folder, made if needed.
+    **options: of `star_jax.edit.edit`.
+
+  Returns:
+    Every file that was written.
+  """
+  out = Path(out)
+  out.mkdir(parents=True, exist_ok=True)
+  with _Step("loading the model"):
+    star = api.load(bundle)
+  with _Step("editing (the first run compiles)"):
+    done = star.edit(picture, prompt, **options)
+  written = []
+  for i, image in enumerate(done.images):
+    written.append(out / f"edit_{i}.png")
+    image.save(written[-1])
+  written.append(out / "edit.png")
+  after = prompt or "after"
+  pictures.contact_sheet(
+    [done.before, done.masked, *done.images],
+    ["before", "drawn anew: gray", *[after] * len(done.images)],
+    columns=6,
+  ).save(written[-1])
+  for path in written:
+    print(path)
+  return written
+
+
 def file_stem(recipe: Recipe) -> str:
   """`03_a-red-heart`: place in the request and the start of the prompt."""
   words = re.sub(r"[^a-z0-9]+", "-", recipe.prompt.lower()).strip("-")
@@ -189,7 +249,7 @@ class _Step:
     self.text = text
 
   def __enter__(self):
-    print(f"[sample] {self.text} ... ", end="", flush=True)
+    print(f"[star_jax] {self.text} ... ", end="", flush=True)
     self.begin = time.perf_counter()
 
   def __exit__(self, kind, *_):

@@ -73,11 +73,19 @@ def to_model_input(
     ValueError: not a picture.
     OSError: the file cannot be read.
   """
-  image = transforms.to_rgb(_open(picture))
+  image = transforms.to_rgb(open_picture(picture))
   return transforms.to_unit_range(transforms.resize_and_crop(image, size))
 
 
-def _open(picture) -> Image.Image:
+def open_picture(
+  picture: Image.Image | np.ndarray | str | os.PathLike,
+) -> Image.Image:
+  """A PIL image of whatever stands for a picture.
+
+  Raises:
+    ValueError: not a picture.
+    OSError: the file cannot be read.
+  """
   if isinstance(picture, Image.Image):
     return picture
   if isinstance(picture, np.ndarray):

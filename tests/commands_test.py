@@ -74,7 +74,7 @@ def test_files_and_what_they_carry(bundle, tmp_path, capsys):
   assert (recipe.prompt, recipe.seed, recipe.index) == (PROMPTS[1], 4, 1)
   assert recipe.settings["cfg_scale"] == 1.5
   lines = capsys.readouterr().out.splitlines()
-  assert [line for line in lines if line.startswith("[sample] loading")]
+  assert [line for line in lines if line.startswith("[star_jax] loading")]
   assert str(tmp_path / "contact_sheet.png") in lines
   # The mark of the held-out prompt is the only red writing.
   sheet = np.asarray(Image.open(tmp_path / "contact_sheet.png"), int)

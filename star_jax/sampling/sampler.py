@@ -78,12 +78,15 @@ class SampleOutput:
       last one into the picture, see `build_scale_decoder` for the others.
     image_BHW3: float32 in [-1, 1].
     logits_BLV: float32, guided logits before temperature and filters.
+    drawn_BL: int32, what was drawn, also where an edit kept another token;
+      comes with the logits.
   """
 
   idx_BL: jax.Array
   f_hats_KBhwCv: jax.Array
   image_BHW3: jax.Array | None = None
   logits_BLV: jax.Array | None = None
+  drawn_BL: jax.Array | None = None
 
   @property
   def f_hat_BhwCv(self) -> jax.Array:
@@ -104,23 +107,24 @@ def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
   """The jitted sampler of a model and its tokenizer.
 
   Returns:
-    fn(params, given, null, keys_B, knobs) -> SampleOutput, with
+    fn(params, given, null, keys_B, knobs, edit=None) -> SampleOutput, with
       params: {"star": ..., "tokenizer": ...};
       given: TextStates of the B prompts, or int32 [B] classes;
       null: the same of the empty prompt or null class, batch 1 (or B);
       keys_B: typed PRNG keys, see `sample_keys`;
-      knobs: `Knobs`.
-    One compilation per B; the jitted function itself is returned, so that
-    its cache can be inspected.
+      knobs: `Knobs`;
+      edit: an `Edit`, whose kept tokens replace those drawn; None: none.
+    One compilation per B (and one with an edit); the jitted function itself is
+    returned, so that its cache can be inspected.
 
   Raises:
     ValueError: model and tokenizer do not fit together.
   """
   check_pair(star, vqvae)
 
-  def sample(params, given, null, keys_B, knobs):
+  def sample(params, given, null, keys_B, knobs, edit=None):
     out = _draw_all_scales(
-      star, vqvae, config, params, given, null, keys_B, knobs
+      star, vqvae, config, params, given, null, keys_B, knobs, edit
     )
     image = None
     if config.return_image:
@@ -161,15 +165,15 @@ def check_pair(star: Star, vqvae: VQVAE) -> None:
 
 
 def _draw_all_scales(
-  star, vqvae, config: SamplerConfig, params, given, null, keys_B, knobs
+  star, vqvae, config: SamplerConfig, params, given, null, keys_B, knobs, edit
 ) -> dict[str, Any]:
-  """The loop; returns idx_BL, f_hats_KBhwCv and logits_BLV."""
+  """The loop; returns the fields of `SampleOutput` but the picture."""
   schedule, batch = star.config.schedule, batch_of(given)
   variables = {"params": params["star"]}
   condition = _condition(star, variables, given, null, config.guided)
   cache = init_cache(star.config, batch_of(condition))
   f_hat = jnp.zeros((batch, *schedule.final_grid, vqvae.config.code_dim))
-  x_BlCv, idx, f_hats, all_logits = None, [], [], []
+  x_BlCv, idx, f_hats, all_logits, drawn = None, [], [], [], []
   for k in range(schedule.num_scales):
     logits, cache = star.apply(
       variables,
@@ -184,6 +188,14 @@ def _draw_all_scales(
       t = knobs.cfg_scale * schedule.cfg_ratio(k)
       logits = logit_ops.guide(cond, uncond, t)
     idx_Bl, choice = _choose(logits, keys_B, k, schedule, knobs, config)
+    if config.return_logits:
+      all_logits.append(logits)
+      drawn.append(idx_Bl)
+    if edit is not None:
+      part = slice(*schedule.begin_ends[k])
+      idx_Bl, choice = _keep(
+        edit.idx_BL[:, part], edit.keep_BL[:, part], idx_Bl, choice
+      )
     f_hat, x_BlCv = vqvae.apply(
       {"params": params["tokenizer"]},
       k,
@@ -193,13 +205,21 @@ def _draw_all_scales(
     )
     idx.append(idx_Bl)
     f_hats.append(f_hat)
-    if config.return_logits:
-      all_logits.append(logits)
   return {
     "idx_BL": jnp.concatenate(idx, axis=1),
     "f_hats_KBhwCv": jnp.stack(f_hats),
     "logits_BLV": jnp.concatenate(all_logits, 1) if all_logits else None,
+    "drawn_BL": jnp.concatenate(drawn, 1) if drawn else None,
   }
+
+
+def _keep(given_Bl, keep_Bl, idx_Bl, choice):
+  """Tokens, and what the next scale is made from, with the given ones kept."""
+  out_Bl = jnp.where(keep_Bl, given_Bl, idx_Bl)
+  if choice is idx_Bl:
+    return out_Bl, out_Bl
+  given_BlV = jax.nn.one_hot(given_Bl, choice.shape[-1], dtype=choice.dtype)
+  return out_Bl, jnp.where(keep_Bl[..., None], given_BlV, choice)
 
 
 def _condition(star, variables, given, null, guided: bool) -> Condition:

@@ -1,0 +1,142 @@
+"""Editing pictures with a random tiny model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import star_jax
+from star_jax import commands, testing
+from star_jax.sampling.editing import box_mask, keep_tokens
+from star_jax.scales import ScaleSchedule
+
+ROOT = Path(commands.__file__).parents[1]
+RIGHT = (0.0, 0.6, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("bundle")
+  testing.save_tiny_bundle(folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def star(folder):
+  return star_jax.load(folder)
+
+
+@pytest.fixture(scope="module")
+def picture():
+  rng = np.random.default_rng(3)
+  return Image.fromarray(rng.integers(0, 255, (12, 12, 3), np.uint8))
+
+
+def test_kept_tokens_stay_and_the_others_change(star, picture):
+  out = star.edit(picture, "a red heart", box=RIGHT, count=4, temperature=9.0)
+  given = star.encode(picture)
+  assert out.tokens_BL.shape == (4, 14) and len(out.images) == 4
+  assert out.keep_L[0] and 0 < out.keep_L.sum() < 14
+  np.testing.assert_array_equal(
+    out.tokens_BL[:, out.keep_L], np.stack([given[out.keep_L]] * 4)
+  )
+  assert (out.tokens_BL[:, ~out.keep_L] != given[~out.keep_L]).any()
+  assert (out.tokens_BL[0] != out.tokens_BL[1]).any()
+  for image, tokens in zip(out.images, out.tokens_BL):
+    difference = np.asarray(star.decode(tokens), int) - np.asarray(image, int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_mask_is_the_box_that_it_shows(star, picture):
+  mask = np.zeros((12, 12, 3), np.uint8)
+  mask[:, 8:] = 255
+  box = star.edit(picture, box=RIGHT)
+  same = star.edit(picture, mask=Image.fromarray(mask))
+  np.testing.assert_array_equal(same.tokens_BL, box.tokens_BL)
+  gray = np.asarray(same.masked) == 128
+  assert gray[:, 8:].all() and not gray[:, :8].all(-1).any()
+  np.testing.assert_array_equal(
+    np.asarray(same.masked)[:, :8], np.asarray(same.before)[:, :8]
+  )
+
+
+def test_outpainting_keeps_the_inside(star, picture):
+  inside = star.edit(picture, box=RIGHT, outpaint=True)
+  last = slice(-9, None)
+  kept = inside.keep_L[last].reshape(3, 3)
+  np.testing.assert_array_equal(kept, [[False, False, True]] * 3)
+
+
+def test_an_edit_of_nothing_else_is_the_picture(star, picture):
+  schedule = ScaleSchedule.from_patch_nums([1, 2, 3])
+  assert keep_tokens(schedule, np.ones((3, 3), bool)).all()
+  assert keep_tokens(schedule, np.zeros((3, 3), bool)).sum() == 1
+
+
+def test_box_edges_are_rounded_halves_to_even():
+  mask = box_mask((4, 4), (0.125, 0.375, 0.625, 1.0))
+  np.testing.assert_array_equal(np.argwhere(mask).min(0), [0, 2])
+  np.testing.assert_array_equal(np.argwhere(mask).max(0), [1, 3])
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({}, "takes a box or a mask, got neither"),
+    ({"box": RIGHT, "mask": "x"}, "takes a box or a mask, got both"),
+    ({"box": (0.5, 0, 0.2, 1)}, r"A box is .* got \(0.5, 0, 0.2, 1\)"),
+    ({"box": (0, 0, 0.1, 0.1)}, "holds no cell of the 3 x 3 grid"),
+    ({"box": (0, 0, 1, 1)}, "leaves nothing to keep"),
+    (
+      {"mask": np.zeros((12, 12, 3), np.uint8)},
+      "leaves nothing to draw",
+    ),
+    (
+      {"mask": np.zeros((10, 12, 3), np.uint8)},
+      "12 x 12 pixels, got 12 x 10",
+    ),
+    ({"box": RIGHT, "count": 0}, "count"),
+    ({"box": RIGHT, "top_p": 2.0}, "top_p"),
+  ],
+)
+def test_bad_edits_are_one_sentence(star, picture, options, message):
+  with pytest.raises(ValueError, match=message):
+    star.edit(picture, **options)
+
+
+def test_a_mask_of_another_size_is_named():
+  schedule = ScaleSchedule.from_patch_nums([1, 2, 3])
+  with pytest.raises(ValueError, match="3 x 3 cells, got 2 x 3"):
+    keep_tokens(schedule, np.ones((2, 3), bool))
+
+
+def test_the_command_writes_a_sheet(folder, picture, tmp_path, capsys):
+  source = tmp_path / "picture.png"
+  picture.save(source)
+  written = commands.edit_to_folder(
+    source, "a dog", bundle=folder, out=tmp_path / "out", box=RIGHT, count=2
+  )
+  assert [path.name for path in written] == [
+    "edit_0.png",
+    "edit_1.png",
+    "edit.png",
+  ]
+  assert all(path.is_file() for path in written)
+  assert "editing" in capsys.readouterr().out
+
+
+def test_launch_ends_in_one_sentence_and_status_2(folder):
+  done = subprocess.run(
+    [sys.executable, str(ROOT / "launch" / "edit.py"), "x.png", "--box=1,2"],
+    capture_output=True,
+    text=True,
+    env=dict(os.environ, JAX_PLATFORMS="cpu"),
+  )
+  assert done.returncode == 2
+  assert "--box takes four numbers y0,x0,y1,x1 in [0, 1], got '1,2'" in (
+    done.stderr
+  )
