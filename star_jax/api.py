@@ -21,9 +21,11 @@ from PIL import Image
 
 from star_jax import pictures
 from star_jax.bundle import Bundle, load_bundle
+from star_jax.classes import ClassLabels
 from star_jax.compilation import use_compilation_cache
 from star_jax.edit import Edited, edit
 from star_jax.inputs import check_tokens, prompt_list, to_model_input
+from star_jax.model.condition import Given
 from star_jax.model.star import Star
 from star_jax.pictures import Recipe
 from star_jax.sampling.likelihood import build_log_prob
@@ -40,7 +42,6 @@ from star_jax.sampling.settings import (
   check_settings,
 )
 from star_jax.text.encoder import TextEncoder, load_text_encoder
-from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
 
 MAX_BATCH = 16
@@ -145,7 +146,8 @@ class StarPipeline:
     the same picture whatever is drawn beside it.
 
     Args:
-      prompts: one string or several.
+      prompts: one string or several; of a model of classes their names or
+        numbers.
       seed: 0 <= seed < 2**32.
       cfg_scale: guidance, 0 = off. This and the other four knobs default to
         what the bundle recommends.
@@ -170,7 +172,7 @@ class StarPipeline:
     )
     check_integer("seed", seed, 0, MAX_SEED - 1)
     check_integer("batch", batch, 1, None)
-    text = self.text_encoder.encode(prompts)
+    given = self.condition_encoder.encode(prompts)
     chunks = []
     for begin in range(0, len(prompts), batch):
       part = prompts[begin : begin + batch]
@@ -187,7 +189,7 @@ class StarPipeline:
         for slot, prompt in enumerate(part)
       ]
       rows = slice(begin, begin + len(part))
-      chunks.append(self._draw(recipes, text[rows], return_scales))
+      chunks.append(self._draw(recipes, given[rows], return_scales))
     return Samples(
       images=[image for chunk in chunks for image in chunk.images],
       recipes=[recipe for chunk in chunks for recipe in chunk.recipes],
@@ -217,8 +219,8 @@ class StarPipeline:
     rows = [
       dataclasses.replace(recipe, slot=slot) for slot in range(recipe.batch)
     ]
-    text = self.text_encoder.encode([recipe.prompt] * recipe.batch)
-    all_rows = self._draw(rows, text, return_scales)
+    given = self.condition_encoder.encode([recipe.prompt] * recipe.batch)
+    all_rows = self._draw(rows, given, return_scales)
     i = recipe.slot
     return Samples(
       images=all_rows.images[i : i + 1],
@@ -246,14 +248,14 @@ class StarPipeline:
     )
 
   def _draw(
-    self, recipes: list[Recipe], text: TextStates, return_scales: bool
+    self, recipes: list[Recipe], given: Given, return_scales: bool
   ) -> Samples:
     """One call of the sampler; recipes of one batch with equal settings."""
     first = recipes[0]
     # Rows that no prompt fills repeat others and are thrown away.
     rows = np.resize(np.arange(len(recipes)), first.batch)
     indices = np.asarray([recipe.index for recipe in recipes])
-    out = self._sample(first.settings, text[rows], first.seed, indices[rows])
+    out = self._sample(first.settings, given[rows], first.seed, indices[rows])
     n = len(recipes)
     images = [pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]]
     scales = None
@@ -267,7 +269,7 @@ class StarPipeline:
       ]
     return Samples(images, list(recipes), np.asarray(out.idx_BL)[:n], scales)
 
-  def _sample(self, settings, text: TextStates, seed: int, indices, edit=None):
+  def _sample(self, settings, given: Given, seed: int, indices, edit=None):
     """The jitted sampler on whole batches: a `SampleOutput`."""
     config = SamplerConfig(
       guided=settings["cfg_scale"] > 0,
@@ -277,7 +279,7 @@ class StarPipeline:
       self._samplers[config] = build_sampler(self._star, self._vqvae, config)
     return self._samplers[config](
       self._params,
-      text,
+      given,
       self._null,
       sample_keys(seed, indices),
       Knobs(
@@ -353,7 +355,7 @@ class StarPipeline:
         f" {len(prompts)} prompts."
       )
     unique = list(dict.fromkeys(prompts))
-    text = self.text_encoder.encode(unique)
+    given = self.condition_encoder.encode(unique)
     place = {prompt: i for i, prompt in enumerate(unique)}
     rows = np.asarray([place[prompt] for prompt in prompts])
     out = []
@@ -361,13 +363,22 @@ class StarPipeline:
       part = np.arange(begin, min(begin + batch, len(rows)))
       padded = np.resize(part, bucket(len(part)))
       log_p_BK = self._log_prob(
-        self._params, tokens_BL[padded], text[rows[padded]]
+        self._params, tokens_BL[padded], given[rows[padded]]
       )
       out.append(np.asarray(log_p_BK, np.float64)[: len(part)])
     log_p_BK = np.concatenate(out)
     return log_p_BK if per_scale else log_p_BK.sum(axis=1)
 
-  # --- text ---
+  # --- texts and classes ---
+
+  @functools.cached_property
+  def condition_encoder(self) -> TextEncoder | ClassLabels:
+    """What turns prompts into what the model is conditioned on."""
+    self._need_model()
+    num_classes = self.bundle.star_config.num_classes
+    if num_classes:
+      return ClassLabels(num_classes, self.bundle.class_names)
+    return self.text_encoder
 
   @functools.cached_property
   def text_encoder(self) -> TextEncoder:
@@ -376,6 +387,8 @@ class StarPipeline:
     if self._given_encoder is not None:
       return self._given_encoder
     text = self.bundle.text
+    if text is None:
+      raise ValueError(f"{self.bundle.path} is a model of classes, not texts.")
     encoder = load_text_encoder(text.name, text.max_tokens)
     if encoder.fingerprint != text.fingerprint:
       raise ValueError(
@@ -385,8 +398,8 @@ class StarPipeline:
     return encoder
 
   @functools.cached_property
-  def _null(self) -> TextStates:
-    return jax.device_put(self.text_encoder.null())
+  def _null(self) -> Given:
+    return jax.device_put(self.condition_encoder.null())
 
   # --- checks ---
 

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from star_jax.classes import ClassLabels
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
@@ -71,7 +72,8 @@ class Bundle:
   Attributes:
     tokenizer_config, star_config: star_config is None for a tokenizer alone.
     params: {"tokenizer": ..., "star": ...}, float32 numpy arrays.
-    text: None for a tokenizer alone.
+    text: None for a tokenizer alone and for a model of classes.
+    class_names: one a class, None where the bundle has none.
     sampling: default of every knob in SAMPLING_KEYS.
     licence: of the weights, in words.
     notes: whatever the training run recorded.
@@ -88,6 +90,7 @@ class Bundle:
   notes: dict[str, Any]
   hash: str
   path: Path
+  class_names: tuple[str, ...] | None = None
 
 
 def save_bundle(
@@ -99,6 +102,7 @@ def save_bundle(
   star_config: StarConfig | None = None,
   star_params: Any = None,
   text: TextSettings | None = None,
+  class_names: Sequence[str] | None = None,
   sampling: Mapping[str, Any] | None = None,
   notes: Mapping[str, Any] | None = None,
   storage: str = "float16",
@@ -111,6 +115,8 @@ def save_bundle(
   Args:
     directory: created if needed; files of another name in it are kept.
     tokenizer_params, star_params: pytrees of arrays as in `params` of flax.
+    text: of a model of texts.
+    class_names: of a model of classes; they may be left out.
     sampling: a value for each of SAMPLING_KEYS; needed with a star_config.
     notes: JSON-able facts about the run (steps, data, figures).
     storage: dtype on disk of large floating-point arrays. The quantizer stays
@@ -129,8 +135,13 @@ def save_bundle(
   parts = {"tokenizer": (tokenizer_config, tokenizer_params)}
   if star_config is not None:
     check_pair(Star(star_config), VQVAE(tokenizer_config))
-    if text is None:
-      raise ValueError("A bundle with a model names its text encoder.")
+    if (text is None) != bool(star_config.num_classes):
+      raise ValueError(
+        "A bundle names the text encoder of a model of texts, and none of a"
+        " model of classes."
+      )
+    if class_names is not None:
+      ClassLabels(star_config.num_classes, class_names)
     _check_sampling_keys(sampling)
     parts["star"] = (star_config, star_params)
   directory = Path(directory)
@@ -142,6 +153,7 @@ def save_bundle(
       "version": VERSION,
       "licence": licence,
       "text": dataclasses.asdict(text) if text else None,
+      "class_names": None if class_names is None else list(class_names),
       "sampling": dict(sampling) if sampling else None,
       "notes": dict(notes or {}),
       "files": {},
@@ -209,6 +221,9 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
     notes=header["notes"],
     hash=header["hash"],
     path=directory,
+    class_names=tuple(header["class_names"])
+    if header.get("class_names")
+    else None,
   )
 
 

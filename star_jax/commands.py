@@ -139,7 +139,7 @@ def draw_to_folder(
   with _Step("loading the model"):
     star = api.load(bundle)
   with _Step("loading the text encoder"):
-    _ = star.text_encoder  # read when first used
+    _ = star.condition_encoder  # read when first used
   count = len(request.prompts)
   what = "drawing it again" if request.recipe else f"drawing {count} picture(s)"
   with _Step(f"{what} (the first run compiles)"):

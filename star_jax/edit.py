@@ -94,7 +94,7 @@ def edit(
   rows = np.zeros(count, int)
   out = star._sample(
     settings,
-    star.text_encoder.encode([prompt])[rows],
+    star.condition_encoder.encode([prompt])[rows],
     seed,
     np.arange(count),
     Edit(np.stack([tokens_L] * count), np.stack([keep_L] * count)),

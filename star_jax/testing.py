@@ -94,6 +94,34 @@ def random_text(batch: int, tokens: int, width: int, seed=0) -> TextStates:
   )
 
 
+def save_tiny_class_bundle(directory: str | os.PathLike, seed: int = 0) -> str:
+  """A bundle with a random model of three classes, two letters each.
+
+  Returns:
+    The hash of the bundle.
+  """
+  tokenizer_config = tiny_tokenizer_config()
+  star_config = tiny_star_config(
+    tokenizer_config,
+    text_dim=0,
+    num_classes=3,
+    adaptive_norm="block",
+    position="absolute",
+    cross_attention=False,
+  )
+  return save_bundle(
+    directory,
+    tokenizer_config=tokenizer_config,
+    tokenizer_params=random_params(VQVAE(tokenizer_config), seed),
+    star_config=star_config,
+    star_params=random_params(Star(star_config), seed),
+    class_names=("aa", "bb", "cc"),
+    sampling=SAMPLING,
+    licence="none: random weights",
+    storage="float32",
+  )
+
+
 def save_tiny_bundle(directory: str | os.PathLike, seed: int = 0) -> str:
   """A bundle with a random model behind the default text encoder.
 

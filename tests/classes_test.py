@@ -1,0 +1,61 @@
+"""A model of classes behind the same front door."""
+
+import numpy as np
+import pytest
+
+import star_jax
+from star_jax import testing
+from star_jax.classes import ClassLabels
+
+
+@pytest.fixture(scope="module")
+def star(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("bundle")
+  testing.save_tiny_class_bundle(folder)
+  return star_jax.load(folder)
+
+
+def test_names_and_numbers_are_the_same_classes(star):
+  named = star.sample(["aa", "CC", ""], seed=1, return_tokens=True)
+  numbered = star.sample(["0", "2", ""], seed=1, return_tokens=True)
+  np.testing.assert_array_equal(named.tokens_BL, numbered.tokens_BL)
+  assert [image.size for image in named.images] == [(12, 12)] * 3
+
+
+def test_the_class_decides(star):
+  tokens = star.sample(["aa"], return_tokens=True).tokens_BL[0]
+  values = [star.log_prob(tokens, name) for name in ("aa", "bb", "")]
+  assert len(set(values)) == 3
+  out = star.edit(star.decode(tokens), "bb", box=(0, 0.6, 1, 1))
+  kept = star.encode(star.decode(tokens))[out.keep_L]
+  np.testing.assert_array_equal(out.tokens_BL[0, out.keep_L], kept)
+
+
+def test_labels():
+  labels = ClassLabels(3)
+  np.testing.assert_array_equal(labels.encode(["1", " 0 ", ""]), [1, 0, 3])
+  np.testing.assert_array_equal(labels.null(), [3])
+
+
+@pytest.mark.parametrize(
+  ("names", "prompt", "message"),
+  [
+    (None, "3", "a number from 0 to 2, got '3'"),
+    (None, "-1", "got '-1'"),
+    (None, "dog", "a number from 0 to 2, got 'dog'"),
+    (("a", "b", "c"), "d", r"or a name \(a, b, c\), got 'd'"),
+  ],
+)
+def test_what_is_no_class(names, prompt, message):
+  with pytest.raises(ValueError, match=message):
+    ClassLabels(3, names).encode([prompt])
+
+
+def test_another_number_of_names():
+  with pytest.raises(ValueError, match="3 classes has as many names, got 1"):
+    ClassLabels(3, ["a"])
+
+
+def test_a_model_of_classes_has_no_text_encoder(star):
+  with pytest.raises(ValueError, match="a model of classes, not texts"):
+    _ = star.text_encoder
