@@ -1,7 +1,7 @@
 """What the data pipeline reads, beside the name of the source.
 
-`config.data` is "icons", "scenes", "mixture", "folder" or "synthetic"; these
-are its options, `config.data_options` of every training config.
+`config.data` is "icons", "scenes", "mixture", "folder", "digits" or
+"synthetic"; these are its options, `config.data_options` of every training config.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def options() -> ConfigDict:
       flip=False,  # breaks "left of", letters and arrows
       small="enlarge",  # pictures smaller than the crop; or "skip"
       max_bad_share=0.05,  # of unusable files
+      classes=False,  # captions are the names of the folders the files lie in
     )
   )
   return o

@@ -112,6 +112,8 @@ class FolderSource:
     small: what to do with pictures smaller than the crop, "enlarge" or "skip"
       (counts as unusable).
     max_bad_share: largest acceptable share of unusable pairs.
+    classes: the caption of a picture is the name of the folder that it lies
+      in; there are no caption files.
 
   Raises:
     ValueError: no such folder, no pairs, too many unusable ones, or an
@@ -129,6 +131,7 @@ class FolderSource:
     flip: bool,
     small: str,
     max_bad_share: float,
+    classes: bool = False,
   ):
     check_split(split)
     if crop not in transforms.CROPS:
@@ -150,7 +153,7 @@ class FolderSource:
     train = split != "heldout"
     self._crop = crop if train else "centre"
     self._flip = flip and train
-    good, self.failures, self.num_enlarged = self._scan(small)
+    good, self.failures, self.num_enlarged = self._scan(small, classes)
     self._check_share(len(good), max_bad_share)
     held = _heldout_names([p.name for p in good], heldout_share)
     self.pairs = [p for p in good if (p.name not in held) == train]
@@ -175,7 +178,7 @@ class FolderSource:
       image = np.ascontiguousarray(image[:, ::-1])
     return image, caption, {"source": "folder", "name": pair.name}
 
-  def _scan(self, small: str):
+  def _scan(self, small: str, classes: bool):
     """(usable pairs, {name: reason}, number of enlarged ones)."""
     files = [
       path
@@ -189,7 +192,10 @@ class FolderSource:
 
     def check(path: Path):
       try:
-        captions = read_captions(_caption_file(path))
+        if classes:
+          captions = (_class_of(path, self.folder),)
+        else:
+          captions = read_captions(_caption_file(path))
         image = open_rgb(path, max(self.size))
         tiny = transforms.is_smaller(image, self.size)
         if tiny and small == "skip":
@@ -237,6 +243,12 @@ def _caption_file(path: Path) -> Path:
     if (beside := path.with_suffix(suffix)).is_file():
       return beside
   raise ValueError(f"no {path.stem}.txt or {path.stem}.json beside it")
+
+
+def _class_of(path: Path, folder: Path) -> str:
+  if path.parent == folder:
+    raise ValueError("it lies in no folder that names its class")
+  return path.parent.name
 
 
 def _heldout_names(names: Sequence[str], share: float) -> set[str]:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from star_jax.data.art.store import load_art
+from star_jax.data.digits import DigitSource
 from star_jax.data.folder import FolderSource
 from star_jax.data.scenes import SceneConfig
 from star_jax.data.sources import (
@@ -28,7 +29,7 @@ from star_jax.data.sources import (
   check_split,
 )
 
-SOURCES = ("icons", "scenes", "mixture", "folder", "synthetic")
+SOURCES = ("icons", "scenes", "mixture", "folder", "digits", "synthetic")
 
 
 def build_sources(config, split: str) -> dict[str, Weighted]:
@@ -51,6 +52,8 @@ def build_sources(config, split: str) -> dict[str, Weighted]:
     raise ValueError(f"data_options.size is (height, width), got {size!r}.")
   if config.source == "synthetic":
     return {"synthetic": Weighted(SyntheticSource(size, split), 1.0)}
+  if config.source == "digits":
+    return {"digits": Weighted(DigitSource(size, split), 1.0)}
   if config.source == "folder":
     options = dict(config.folder)
     source = FolderSource(options.pop("path"), size, split, **options)

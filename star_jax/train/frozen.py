@@ -139,22 +139,30 @@ class SyntheticTokens:
 
   def __init__(self, config, schedule: ScaleSchedule):
     self._model = config.model
-    self._max_tokens = config.text.max_tokens
+    if not self._classes:
+      self._max_tokens = config.text.max_tokens
     self._batch_size = config.batch_size
     self._seed = config.seed
     self._num_tokens = schedule.num_tokens
     self._next = 0
 
+  @property
+  def _classes(self) -> int:
+    return self._model.get("num_classes", 0)
+
   def __next__(self) -> dict[str, np.ndarray]:
     rng = np.random.default_rng((self._seed, self._next))
     self._next += 1
-    batch, width = self._batch_size, self._model.text_dim
+    batch, vocab = self._batch_size, self._model.vocab_size
+    shape = (batch, self._num_tokens)
+    idx = rng.integers(vocab, size=shape, dtype=np.int32)
+    if self._classes:
+      label = rng.integers(self._classes, size=batch, dtype=np.int32)
+      return {"idx": idx, "label": label}
+    width = self._model.text_dim
     text_shape = (batch, self._max_tokens, width)
-    vocab = self._model.vocab_size
     return {
-      "idx": rng.integers(
-        vocab, size=(batch, self._num_tokens), dtype=np.int32
-      ),
+      "idx": idx,
       "text": rng.standard_normal(text_shape).astype(np.float16),
       "text_mask": rng.random(text_shape[:2]) < 0.5,
       "pooled": rng.standard_normal((batch, width)).astype(np.float16),

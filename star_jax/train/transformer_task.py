@@ -2,7 +2,8 @@
 
 It reads a token cache (`config.data = "cache"`), or raw pictures and captions
 that the frozen tokenizer encodes inside the step (any source of the data
-pipeline), or random tokens ("synthetic").
+pipeline), or random tokens ("synthetic"). For a model of classes a caption is
+the name of a class.
 
 B: batch, L: tokens, T: text tokens, D: text width.
 """
@@ -19,13 +20,16 @@ import numpy as np
 from PIL import Image
 
 from star_jax.bundle import TextSettings, example_inputs, save_bundle
+from star_jax.classes import ClassLabels
 from star_jax.data.token_cache import TokenCache, check_identity
+from star_jax.model.condition import Given
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.pictures import contact_sheet, to_pil
 from star_jax.sampling.sampler import (
   Knobs,
   SamplerConfig,
+  batch_of,
   build_sampler,
   check_pair,
   sample_keys,
@@ -53,14 +57,10 @@ class TransformerTask:
     self.config = config
     self.star_config = StarConfig.from_dict(config.model.to_dict())
     self.star = Star(self.star_config)
-    self.tokenizer, self.text = load_frozen(config, self.star_config)
+    self.tokenizer = load_tokenizer(config, self.star_config)
     check_pair(self.star, self.tokenizer.vqvae)
-    if self.text.width != self.star_config.text_dim:
-      raise ValueError(
-        f"The text encoder {self.text.name} has the width {self.text.width},"
-        f" config.model.text_dim is {self.star_config.text_dim}."
-      )
-    null = jax.tree.map(np.asarray, self.text.null())
+    self.condition = load_condition(config, self.star_config)
+    null = jax.tree.map(np.asarray, self.condition.null())
     params = self.tokenizer.params
     if not self._cached:
       batches_lib.check_size(config, self.tokenizer.config)
@@ -80,8 +80,17 @@ class TransformerTask:
       "stage": "transformer",
       "model": self.star_config.to_dict(),
       "tokenizer": self.tokenizer.hash,
-      "text": TextSettings.of(self.text).__dict__,
+      **self._condition_identity(),
     }
+
+  @property
+  def _classes(self) -> bool:
+    return bool(self.star_config.num_classes)
+
+  def _condition_identity(self) -> dict:
+    if self._classes:
+      return {"classes": self.condition.names}
+    return {"text": TextSettings.of(self.condition).__dict__}
 
   def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
     params = self.star.init({"params": key}, *example_inputs(self.star))
@@ -93,23 +102,19 @@ class TransformerTask:
     x_BLCv = self.tokenizer.vqvae.apply(
       {"params": frozen["tokenizer"]}, idx_BL, method="teacher_forcing_input"
     )
-    text = TextStates(
-      text_BTD=batch["text"].astype(jnp.float32),
-      text_mask_BT=batch["text_mask"],
-      pooled_BD=batch["pooled"].astype(jnp.float32),
-    )
+    given = given_of(batch)
     drop_key, path_key, tail_key = jax.random.split(key, 3)
     kept = None
     if train:
       rate = self.config.cond_drop_rate
-      text = drop_condition(text, frozen["null"], rate, drop_key)
+      given = drop_condition(given, frozen["null"], rate, drop_key)
       if self.config.tail_tokens:
         kept = draw_tokens(schedule, self.config.tail_tokens, idx_BL, tail_key)
         idx_BL = jnp.take_along_axis(idx_BL, kept.index_BL, axis=1)
     logits_BLV = self.star.apply(
       {"params": params},
       x_BLCv,
-      text,
+      given,
       kept=kept,
       deterministic=not train,
       rngs={"drop_path": path_key},
@@ -143,7 +148,7 @@ class TransformerTask:
         process=jax.process_index(),
         processes=jax.process_count(),
       )
-    return MappedBatches(batches_lib.train_batches(config), self._encode_text)
+    return MappedBatches(batches_lib.train_batches(config), self._encode)
 
   def eval_batches(self) -> Iterable[Batch]:
     if self._eval_batches is None:
@@ -159,25 +164,34 @@ class TransformerTask:
     if config.data == CACHE:
       cache = self._cache("heldout")
       return cache.in_order(config.batch_size, config.eval_batches)
-    return map(self._encode_text, batches_lib.eval_batches(config))
+    return map(self._encode, batches_lib.eval_batches(config))
 
   def _cache(self, split: str) -> TokenCache:
+    if self._classes:
+      raise ValueError(
+        "Token caches hold captions, not classes: a model of classes reads"
+        " pictures (config.data 'digits', 'folder' or 'icons')."
+      )
     path = Path(self.config.cache.directory) / split
     verify = self.config.cache.verify
-    cache = TokenCache(path, self.text.max_tokens, verify=verify)
+    cache = TokenCache(path, self.condition.max_tokens, verify=verify)
     wanted = frozen_lib.cache_identity(
-      self.tokenizer, TextSettings.of(self.text)
+      self.tokenizer, TextSettings.of(self.condition)
     )
     check_identity(path, cache.identity, wanted)
     return cache
 
-  def _encode_text(self, batch: Batch) -> Batch:
-    states = self.text.encode([str(caption) for caption in batch["caption"]])
+  def _encode(self, batch: Batch) -> Batch:
+    """Raw pictures with states of their captions, or with their classes."""
+    image = np.asarray(batch["image"])
+    given = self.condition.encode([str(c) for c in batch["caption"]])
+    if self._classes:
+      return {"image": image, "label": given}
     return {
-      "image": np.asarray(batch["image"]),
-      "text": np.asarray(states.text_BTD, np.float16),
-      "text_mask": np.asarray(states.text_mask_BT),
-      "pooled": np.asarray(states.pooled_BD, np.float16),
+      "image": image,
+      "text": np.asarray(given.text_BTD, np.float16),
+      "text_mask": np.asarray(given.text_mask_BT),
+      "pooled": np.asarray(given.pooled_BD, np.float16),
     }
 
   def start(self, state: TrainState, batches: BatchIterator) -> TrainState:
@@ -203,8 +217,8 @@ class TransformerTask:
       )
     out = self._samplers[guided](
       {"star": state.eval_params, "tokenizer": self.tokenizer.params},
-      self.text.encode(prompts),
-      self.text.null(),
+      self.condition.encode(prompts),
+      self.condition.null(),
       sample_keys(self.config.seed, jnp.arange(len(prompts))),
       Knobs(
         cfg_scale=options.cfg_scale,
@@ -224,7 +238,8 @@ class TransformerTask:
       tokenizer_params=jax.device_get(self.tokenizer.params),
       star_config=self.star_config,
       star_params=jax.device_get(state.eval_params),
-      text=TextSettings.of(self.text),
+      text=None if self._classes else TextSettings.of(self.condition),
+      class_names=self.condition.names if self._classes else None,
       sampling={
         "cfg_scale": options.cfg_scale,
         "top_k": options.top_k,
@@ -242,32 +257,60 @@ class TransformerTask:
     return workdir / BUNDLE
 
 
-def load_frozen(config, star_config: StarConfig):
-  """(tokenizer, text encoder) of a stage 2 config."""
+def load_tokenizer(config, star_config: StarConfig):
+  """The image tokenizer of a stage 2 config."""
   if config.data == frozen_lib.SYNTHETIC:
-    tokenizer = frozen_lib.random_tokenizer(
+    return frozen_lib.random_tokenizer(
       star_config.schedule, star_config.vocab_size, star_config.code_dim
     )
-    text = frozen_lib.SyntheticText(
+  return frozen_lib.load_tokenizer(config.tokenizer_path)
+
+
+def load_condition(config, star_config: StarConfig):
+  """What encodes the captions of a stage 2 config: a text encoder or classes.
+
+  Raises:
+    ValueError: the encoder has another width than the model takes, or there
+      are not as many names as classes.
+  """
+  if star_config.num_classes:
+    return ClassLabels(star_config.num_classes, tuple(config.classes) or None)
+  if config.data == frozen_lib.SYNTHETIC:
+    return frozen_lib.SyntheticText(
       star_config.text_dim, config.text.max_tokens
     )
-    return tokenizer, text
-  tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
   text = load_text_encoder(
     config.text.name, config.text.max_tokens, config.text.path or None
   )
-  return tokenizer, text
+  if text.width != star_config.text_dim:
+    raise ValueError(
+      f"The text encoder {text.name} has the width {text.width},"
+      f" config.model.text_dim is {star_config.text_dim}."
+    )
+  return text
+
+
+def given_of(batch: Batch) -> Given:
+  """What the model of a batch is conditioned on."""
+  if "label" in batch:
+    return batch["label"]
+  return TextStates(
+    text_BTD=batch["text"].astype(jnp.float32),
+    text_mask_BT=batch["text_mask"],
+    pooled_BD=batch["pooled"].astype(jnp.float32),
+  )
 
 
 def drop_condition(
-  text: TextStates, null: TextStates, rate: float, key: jax.Array
-) -> TextStates:
-  """Replaces whole prompts by the null prompt with probability `rate`."""
-  batch = text.pooled_BD.shape[0]
+  given: Given, null: Given, rate: float, key: jax.Array
+) -> Given:
+  """Replaces whole prompts or classes by the null one with probability
+  `rate`."""
+  batch = batch_of(given)
   drop_B = jax.random.bernoulli(key, rate, (batch,))
 
   def mix(kept, empty):
     drop = drop_B.reshape(batch, *[1] * (kept.ndim - 1))
     return jnp.where(drop, jnp.asarray(empty, kept.dtype), kept)
 
-  return jax.tree.map(mix, text, null)
+  return jax.tree.map(mix, given, null)
