@@ -1,7 +1,8 @@
 """What the data pipeline reads, beside the name of the source.
 
 `config.data` is "icons", "scenes", "mixture", "folder", "digits" or
-"synthetic"; these are its options, `config.data_options` of every training config.
+"synthetic"; these are its options, `config.data_options` of every training
+config.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.eval_every = 100
     c.sample_every = 300
     c.optimizer.warmup_steps = 20
-    c.optimizer.learning_rate = 1e-3
+    c.optimizer.learning_rate = 5e-4
     c.optimizer.ema_decay = 0.98
     c.codebook.init_batches = 32
   c.data_options.size = (28, 28)
@@ -32,10 +32,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def tokenizer() -> ConfigDict:
-  """28 px, 7 x 7 latent of 4 px patches, 256 codes; 70 tokens a digit."""
+  """28 px, 7 x 7 latent of 4 px patches, 512 codes; 119 tokens a digit."""
   t = tokenizer_scenes64.tokenizer()
-  t.schedule = (1, 2, 4, 7)
-  t.vocab_size = 256
+  t.schedule = (1, 2, 4, 7, 7)
+  t.vocab_size = 512
   t.code_dim = 16
   t.ch = 64
   t.num_res_blocks = 1

@@ -219,3 +219,13 @@ def test_no_folder_and_no_pictures(tmp_path):
     source(tmp_path)
   with pytest.raises(ValueError, match="No folder of pictures was given"):
     source("")
+
+
+def test_folders_may_name_classes(tmp_path):
+  add(tmp_path, "cat/0.png", caption=None)
+  add(tmp_path, "dog/deep/0.png", caption=None)
+  found = source(tmp_path, classes=True)
+  assert [p.captions for p in found.pairs] == [("cat",), ("deep",)]
+  add(tmp_path, "1.png", caption="ignored")
+  with pytest.raises(ValueError, match=r"1.png: it lies in no folder"):
+    source(tmp_path, classes=True)

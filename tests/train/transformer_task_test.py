@@ -92,7 +92,7 @@ def test_cached_and_raw_batches_give_the_same_loss(parts, cached):
   options.source = "synthetic"
   pictures = next(pipeline.build_dataset(options, "train", 4, raw.config.seed))
   batches = (
-    raw._encode_text(pictures),
+    raw._encode(pictures),
     from_cache._cache("train").rows(range(4)),
   )
   assert "image" in batches[0] and "idx" in batches[1]
@@ -263,3 +263,63 @@ def test_synthetic_tokens_go_on_where_they_were():
   expected = next(source)
   source.set_state(position)
   jax.tree.map(np.testing.assert_array_equal, next(source), expected)
+
+
+def class_config(parts, **changes):
+  c = config(tokenizer_path=parts, **changes)
+  c.model.update(
+    num_classes=3,
+    text_dim=0,
+    cross_attention=False,
+    adaptive_norm="block",
+    position="absolute",
+  )
+  c.classes = ("a", "b", "c")
+  return c
+
+
+def test_a_model_of_classes_reads_captions_as_classes(parts, tmp_path):
+  task = TransformerTask(class_config(parts, data="folder"))
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 255, (4, 2, 2, 3), np.uint8)
+  batch = task._encode({"image": image, "caption": ["c", "a", "b", "2"]})
+  np.testing.assert_array_equal(batch["label"], [2, 0, 1, 2])
+  params, extra = jax.jit(task.init)(jax.random.key(0))
+  # The gammas start near zero: without this no class would be seen.
+  params = jax.tree.map(lambda x: x + 0.3, params)
+
+  def loss(label):
+    return float(
+      quick.eval_step(
+        params,
+        extra,
+        task.frozen,
+        {**batch, "label": np.asarray(label, np.int32)},
+        jax.random.key(1),
+        loss_fn=task.loss,
+      )["loss"]
+    )
+
+  assert loss([2, 0, 1, 2]) != loss([0, 0, 1, 2])
+  state = quick.init_state(task, build_optimizer(task.config.optimizer, 10))
+  bundle = load_bundle(task.export(state, tmp_path))
+  assert bundle.class_names == ("a", "b", "c") and bundle.text is None
+
+
+def test_condition_dropout_of_classes_gives_the_null_class():
+  label = np.zeros(1000, np.int32)
+  mixed = drop_condition(label, np.array([7]), 0.3, jax.random.key(0))
+  assert set(np.unique(mixed)) == {0, 7}
+  assert 220 < np.sum(np.asarray(mixed) == 7) < 380
+
+
+def test_a_model_of_classes_has_no_token_cache(parts):
+  with pytest.raises(ValueError, match="Token caches hold captions"):
+    TransformerTask(class_config(parts, data="cache")).train_batches()
+
+
+def test_another_number_of_class_names_is_refused(parts):
+  c = class_config(parts, data="folder")
+  c.classes = ("a", "b")
+  with pytest.raises(ValueError, match="3 classes has as many names, got 2"):
+    TransformerTask(c)
