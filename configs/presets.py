@@ -73,3 +73,18 @@ PRESETS = {
   "var_d30": _var(30),
   "var_d36": {**_var(36), "schedule": "512", "adaptive_norm": "shared"},
 }
+
+# VAR's VQVAE (`vae_ch160v4096z32`); the schedule is that of the model.
+TOKENIZERS = {
+  "vae_ch160": {
+    "schedule": "256",
+    "vocab_size": 4096,
+    "code_dim": 32,
+    "ch": 160,
+    "ch_mult": [1, 1, 2, 2, 4],
+    "num_res_blocks": 2,
+    "quant_resi": 0.5,
+    "share_quant_resi": 4,
+    "quant_conv_ks": 3,
+  },
+}

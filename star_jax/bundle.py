@@ -29,10 +29,12 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from star_jax.classes import ClassLabels
+from star_jax.convert.state_dict import Converted
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
 from star_jax.sampling.settings import SAMPLING_KEYS
+from star_jax.tensor_file import write_tensors
 from star_jax.text.encoder import TextEncoder
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
@@ -114,7 +116,9 @@ def save_bundle(
 
   Args:
     directory: created if needed; files of another name in it are kept.
-    tokenizer_params, star_params: pytrees of arrays as in `params` of flax.
+    tokenizer_params, star_params: pytrees of arrays as in `params` of flax, or
+      what `convert` makes of an official state dict (`Converted`), which is
+      written parameter by parameter.
     text: of a model of texts.
     class_names: of a model of classes; they may be left out.
     sampling: a value for each of SAMPLING_KEYS; needed with a star_config.
@@ -159,23 +163,18 @@ def save_bundle(
       "files": {},
     }
     for name, (config, params) in parts.items():
-      tensors = _flatten(params)
-      _check_shapes(name, tensors, expected_shapes(MODULES[name](config)))
-      data = safetensors.numpy.save(
-        {key: _store(key, x, storage) for key, x in tensors.items()}
-      )
-      file = f"{name}.safetensors"
-      written.append(_write_temporary(directory / file, data))
+      file = directory / f"{name}.safetensors"
+      written.append((_temporary(file), file))
+      sha256, size = _write_part(written[-1][0], name, config, params, storage)
       header[name] = config.to_dict()
-      header["files"][file] = {
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-      }
+      header["files"][file.name] = {"sha256": sha256, "bytes": size}
     header["hash"] = _bundle_hash(header)
+    file = directory / "bundle.json"
+    written.append((_temporary(file), file))
     text_data = json.dumps(header, indent=1, sort_keys=True) + "\n"
-    written.append(
-      _write_temporary(directory / "bundle.json", text_data.encode())
-    )
+    written[-1][0].write_bytes(text_data.encode())
+    for temporary, _ in written:
+      _flush(temporary)
     # bundle.json last: until then the checksums belong to the old files.
     for temporary, final in written:
       os.replace(temporary, final)
@@ -254,38 +253,33 @@ def _flatten(params: Any) -> dict[str, Any]:
   return flax.traverse_util.flatten_dict(params, sep="/")
 
 
-def _store(key: str, x: Any, storage: str) -> np.ndarray:
+def _store(key: str, x: Any, dtype: str) -> np.ndarray:
   """One array in its dtype on disk; refuses what would not come back."""
-  x = np.asarray(x)
-  if not np.issubdtype(x.dtype, np.floating) and x.dtype != jnp.bfloat16:
-    return x
-  # Contiguous, since safetensors writes the memory as it lies.
-  x = np.ascontiguousarray(x, np.float32)
+  x = np.asarray(x, np.float32)
   if not np.isfinite(x).all():
     raise ValueError(f"Parameter {key} has values that are not finite.")
-  if x.ndim < 2 or "quantizer" in key:
+  if dtype == "float32":
     return x
   with np.errstate(over="ignore"):
-    stored = x.astype(jnp.dtype(storage))
-  if not np.isfinite(stored.astype(np.float32)).all():
+    stored = x.astype(dtype)
+  if not np.isfinite(stored).all():
     raise ValueError(
-      f"Parameter {key} has values beyond the range of {storage}; store"
-      " float32."
+      f"Parameter {key} has values beyond the range of {dtype}; store float32."
     )
   return stored
 
 
-def _check_shapes(name, tensors, expected: dict[str, tuple[int, ...]]) -> None:
+def _check_shapes(name, shapes, expected: dict[str, tuple[int, ...]]) -> None:
   """ValueError naming the first parameter that is missing or does not fit."""
   for key, shape in expected.items():
-    if key not in tensors:
+    if key not in shapes:
       raise ValueError(f"The {name} parameters lack {key}.")
-    if tuple(tensors[key].shape) != shape:
+    if tuple(shapes[key]) != shape:
       raise ValueError(
-        f"Parameter {key} of the {name} has the shape"
-        f" {tuple(tensors[key].shape)}, its settings ask for {shape}."
+        f"Parameter {key} of the {name} has the shape {tuple(shapes[key])}, its"
+        f" settings ask for {shape}."
       )
-  for key in tensors:
+  for key in shapes:
     if key not in expected:
       raise ValueError(f"The {name} has no parameter {key}.")
 
@@ -298,18 +292,35 @@ def _check_sampling_keys(sampling: Mapping[str, Any] | None) -> None:
     )
 
 
-def _write_temporary(final: Path, data: bytes) -> tuple[Path, Path]:
-  """Writes data beside its final place and flushes it to disk."""
-  temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-  try:
-    with open(temporary, "wb") as f:
-      f.write(data)
-      f.flush()
-      os.fsync(f.fileno())
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
-  return temporary, final
+def _write_part(
+  path: Path, name: str, config, params, storage: str
+) -> tuple[str, int]:
+  """Checks and writes the tensors of one module: (SHA-256, bytes)."""
+  tensors = params if isinstance(params, Converted) else _flatten(params)
+  shapes = getattr(tensors, "shapes", None) or {
+    key: np.shape(x) for key, x in tensors.items()
+  }
+  _check_shapes(name, shapes, expected_shapes(MODULES[name](config)))
+  dtypes = {
+    key: storage if len(shape) > 1 and "quantizer" not in key else "float32"
+    for key, shape in shapes.items()
+  }
+  return write_tensors(
+    path,
+    {key: (shape, dtypes[key]) for key, shape in shapes.items()},
+    lambda key: _store(key, tensors[key], dtypes[key]),
+  )
+
+
+def _temporary(final: Path) -> Path:
+  """A name beside the final place."""
+  return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+
+
+def _flush(path: Path) -> None:
+  """Has the disk keep what was written."""
+  with open(path, "rb") as file:
+    os.fsync(file.fileno())
 
 
 def _bundle_hash(header: Mapping[str, Any]) -> str:
@@ -368,6 +379,7 @@ def _read_params(directory: Path, name: str, header, config) -> Any:
     tensors = safetensors.numpy.load(data)
   except (SafetensorError, ValueError) as error:
     raise ValueError(f"{file} is not a safetensors file: {error}.") from error
-  _check_shapes(name, tensors, expected_shapes(MODULES[name](config)))
+  shapes = {key: x.shape for key, x in tensors.items()}
+  _check_shapes(name, shapes, expected_shapes(MODULES[name](config)))
   tensors = {key: x.astype(np.float32) for key, x in tensors.items()}
   return flax.traverse_util.unflatten_dict(tensors, sep="/")

@@ -64,6 +64,15 @@ class ScaleSchedule:
     return cls(tuple(grids))
 
   @classmethod
+  def parse(cls, value) -> ScaleSchedule:
+    """A schedule from whatever a config says: a name, sides or grids."""
+    if isinstance(value, cls):
+      return value
+    if isinstance(value, str):
+      return cls.from_name(value)
+    return cls.from_patch_nums(value)
+
+  @classmethod
   def from_name(cls, name: str) -> ScaleSchedule:
     """One of the official schedules: '256', '512' or '1024'."""
     if str(name) not in OFFICIAL_PATCH_NUMS:

@@ -129,12 +129,11 @@ def derived(key: str, make: Callable[[], np.ndarray]) -> Rule:
   return Rule(key, None, make=make)
 
 
-def torch_to_jax(
-  state: Mapping[str, np.ndarray],
-  rules: Sequence[Rule],
-  template: Mapping[str, Any],
-) -> dict[str, Any]:
-  """Our parameters from a PyTorch state dict.
+class Converted(Mapping):
+  """Our parameters by '/'-joined path, each made when it is asked for.
+
+  So a checkpoint that is mapped into memory can be written elsewhere with no
+  more of it in memory than one parameter.
 
   Args:
     state: arrays by official key name, PyTorch layouts.
@@ -142,26 +141,64 @@ def torch_to_jax(
     template: tree of arrays or `ShapeDtypeStruct`s, the tree to fill, as
       `jax.eval_shape(module.init, ...)["params"]` gives it.
 
-  Returns:
-    A nested dict of numpy arrays with the shapes and dtypes of `template`.
+  Attributes:
+    shapes: of every parameter, by path.
 
   Raises:
     ValueError: keys unknown or missing, or a shape that differs; every one of
       them is named.
   """
-  flat = traverse_util.flatten_dict(template, sep="/")
-  plan = {path: _locate(path, leaf.shape, rules) for path, leaf in flat.items()}
-  expected = {key for _, keys in plan.values() for key in keys}
-  _check_keys(set(state), expected, rules)
 
-  params = {}
-  for path, (rule, keys) in plan.items():
-    leaf = flat[path]
-    shape = leaf.shape[1:] if rule.stacked else leaf.shape
-    parts = [_to_jax(state[key], key, rule, shape) for key in keys]
-    value = np.stack(parts) if rule.stacked else parts[0]
-    params[path] = np.ascontiguousarray(value, dtype=leaf.dtype)
-  return traverse_util.unflatten_dict(params, sep="/")
+  def __init__(
+    self,
+    state: Mapping[str, np.ndarray],
+    rules: Sequence[Rule],
+    template: Mapping[str, Any],
+  ):
+    self._state = state
+    self._leaves = traverse_util.flatten_dict(template, sep="/")
+    self.shapes = {path: leaf.shape for path, leaf in self._leaves.items()}
+    self._plan = {
+      path: _locate(path, shape, rules) for path, shape in self.shapes.items()
+    }
+    expected = {key for _, keys in self._plan.values() for key in keys}
+    _check_keys(set(state), expected, rules)
+    for path, (rule, keys) in self._plan.items():
+      for key in keys:
+        _check_shape(state[key], key, rule, self._shape(path))
+
+  def __iter__(self):
+    return iter(self._plan)
+
+  def __len__(self) -> int:
+    return len(self._plan)
+
+  def __getitem__(self, path: str) -> np.ndarray:
+    """A contiguous array with the shape and dtype of the template."""
+    rule, keys = self._plan[path]
+    leaf = self._leaves[path]
+    out = np.empty(leaf.shape, leaf.dtype)
+    for i, key in enumerate(keys):
+      place = i if rule.stacked else ...
+      out[place] = rule.transform.to_jax(np.asarray(self._state[key]))
+    return out
+
+  def _shape(self, path: str) -> tuple[int, ...]:
+    """Of one layer where our side stacks them."""
+    return self.shapes[path][1 if self._plan[path][0].stacked else 0 :]
+
+
+def torch_to_jax(
+  state: Mapping[str, np.ndarray],
+  rules: Sequence[Rule],
+  template: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Our parameters from a PyTorch state dict, a nested dict of numpy arrays.
+
+  Arguments and errors are those of `Converted`.
+  """
+  converted = Converted(state, rules, template)
+  return traverse_util.unflatten_dict(dict(converted), sep="/")
 
 
 def jax_to_torch(
@@ -257,18 +294,16 @@ def _shorten(keys: list[str], most: int = 8) -> str:
   return listed if len(keys) <= most else f"{listed}, ..."
 
 
-def _to_jax(
+def _check_shape(
   value: np.ndarray, key: str, rule: Rule, shape: tuple[int, ...]
-) -> np.ndarray:
-  """One array in our layout, checked against the shape our side expects."""
-  value = np.asarray(value)
+) -> None:
+  """Raises unless the array has the PyTorch layout of our `shape`."""
   # A view without memory: only its shape in the PyTorch layout is of interest.
   wanted = rule.transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
-  if value.shape != wanted:
+  if np.shape(value) != wanted:
     raise ValueError(
-      f"{key!r} has shape {value.shape}, this model needs {wanted}."
+      f"{key!r} has shape {np.shape(value)}, this model needs {wanted}."
     )
-  return rule.transform.to_jax(value)
 
 
 def _ignored_keys(rule: Rule) -> list[str]:

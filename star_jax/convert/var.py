@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from star_jax.convert.block import (
   block_rules,
@@ -18,11 +19,11 @@ from star_jax.convert.block import (
   transformer_template,
 )
 from star_jax.convert.state_dict import (
+  Converted,
   Rule,
   derived,
   jax_to_torch,
   squeeze,
-  torch_to_jax,
 )
 from star_jax.model.config import StarConfig
 
@@ -64,7 +65,14 @@ def var_from_torch(
     ValueError: unknown or missing keys, or a shape of another configuration,
       by name.
   """
-  return torch_to_jax(state, var_rules(config), transformer_template(config))
+  return unflatten_dict(dict(converted_var(state, config)), sep="/")
+
+
+def converted_var(
+  state: Mapping[str, np.ndarray], config: StarConfig
+) -> Converted:
+  """`var_from_torch`, parameter by parameter."""
+  return Converted(state, var_rules(config), transformer_template(config))
 
 
 def var_to_torch(

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from star_jax.convert.state_dict import (
   CONV,
   CONV_1X1,
+  Converted,
   Rule,
   ignore,
   jax_to_torch,
-  torch_to_jax,
 )
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
@@ -70,7 +71,14 @@ def vqvae_from_torch(
   Raises:
     ValueError: a key is unknown or missing, or a shape differs.
   """
-  return torch_to_jax(state, vqvae_rules(config), _template(config))
+  return unflatten_dict(dict(converted_vqvae(state, config)), sep="/")
+
+
+def converted_vqvae(
+  state: Mapping[str, np.ndarray], config: VQVAEConfig
+) -> Converted:
+  """`vqvae_from_torch`, parameter by parameter."""
+  return Converted(state, vqvae_rules(config), _template(config))
 
 
 def vqvae_to_torch(

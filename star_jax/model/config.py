@@ -204,11 +204,7 @@ class StarConfig:
     )
     if missing:
       raise ValueError(f"The model settings lack {missing}.")
-    schedule = values["schedule"]
-    if isinstance(schedule, str):
-      schedule = ScaleSchedule.from_name(schedule)
-    elif not isinstance(schedule, ScaleSchedule):
-      schedule = ScaleSchedule.from_patch_nums(schedule)
+    schedule = ScaleSchedule.parse(values["schedule"])
     return cls(**{**values, "schedule": schedule})
 
 

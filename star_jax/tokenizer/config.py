@@ -168,5 +168,5 @@ class VQVAEConfig:
       )
     if missing:
       raise ValueError(f"Missing tokenizer setting(s): {', '.join(missing)}.")
-    values["schedule"] = ScaleSchedule.from_patch_nums(values["schedule"])
+    values["schedule"] = ScaleSchedule.parse(values["schedule"])
     return cls(**values)
