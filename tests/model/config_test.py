@@ -41,7 +41,7 @@ def test_schedule_may_be_rectangles():
     ({"schedule": [2, 3]}, r"must be 1x1 .* got \(2, 2\)"),
     ({"lvl_embed": False, "adaptive_norm": "level"}, "needs lvl_embed=True"),
     ({"adaptive_norm": "batch"}, "adaptive_norm is one of .* got .batch."),
-    ({"num_classes": 3}, "either text_dim or num_classes above 0, got 24 and 3"),
+    ({"num_classes": 3}, "text_dim or num_classes above 0, got 24 and 3"),
     ({"text_dim": 0, "num_classes": 3}, "Cross-attention needs a text"),
     ({"heads": 3}, r"Unknown model settings \['heads'\]"),
   ],
