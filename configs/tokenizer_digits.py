@@ -18,10 +18,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if not common.parse_arg(arg):
     c.data = "digits"
     c.batch_size = 32
-    c.num_steps = 300
+    c.num_steps = 100
     c.log_every = 20
-    c.eval_every = 100
-    c.sample_every = 300
+    c.eval_every = 50
+    c.sample_every = 100
     c.optimizer.warmup_steps = 20
     c.optimizer.learning_rate = 5e-4
     c.optimizer.ema_decay = 0.98
