@@ -49,6 +49,15 @@ def test_config_describes_a_model(name, arg):
 
 
 @pytest.mark.parametrize("name", TRAINING)
+def test_configs_of_stage_2_have_every_key_that_the_step_reads(name):
+  config = load(name)
+  if config.stage == "transformer":
+    keys = {"cond_drop_rate", "tail_tokens", "scale_weights", "sampling"}
+    keys.add("classes" if config.model.get("num_classes") else "text")
+    assert keys <= set(config)
+
+
+@pytest.mark.parametrize("name", TRAINING)
 def test_headers_are_lab_records(name):
   text = importlib.import_module(f"configs.{name}").__doc__
   assert f"--config=configs/{name}.py" in text
