@@ -6,13 +6,15 @@ Depth 6, width 256, on cached tokens of icons and generated scenes.
   python launch/train.py --config=configs/star_scenes64.py \
     --workdir=runs/star_scenes64
 
-Two AMD EPYC cores: 8.6 GFLOP a picture, 17-22 pictures/s, so the 40,000 steps
-of 32 take 17 to 20 hours. Expected: the shipped weights are an early model,
-2,442 steps at the constant rate, then 520 of decay (--config.num_steps=2962
---config.optimizer.schedule=wsd0.1817 --config.optimizer.ema_decay=0.99
---config.cache.examples=60000), 85 minutes; held-out loss 1.66 nats a token
-(docs/runs/star_scenes64.json; its tokens were kept evenly until step 1,293, by
-their own rarity until 1,628, where the training loss reads too low).
+Two AMD EPYC cores: 8.7 GFLOP a picture, 17-24 pictures/s, so the 40,000 steps
+of 32 take 17 to 20 hours. Expected: the shipped weights are an early point,
+5,644 steps at the constant rate, then 800 of decay (--config.num_steps=6444
+--config.optimizer.schedule=wsd0.1261 --config.optimizer.ema_decay=0.99
+--config.cache.examples=100000), 173 minutes; held-out loss 1.33 nats a token
+(docs/runs/star_scenes64.json). That run changed on the way: tokens were kept
+evenly until step 1,293, by their own rarity until 1,628 (where the training
+loss reads too low); until 2,731 captions did not name the background, all
+tokens counted alike and the window was 32 tokens.
 """
 
 from __future__ import annotations
