@@ -62,6 +62,10 @@ def edit(
 ) -> Edited:
   """Draws a part of a picture anew, the tokens of the rest are kept.
 
+  Beyond VAR's rule the rest also keeps its tone, see `Edit.restore_hw`: it is
+  the reconstruction of the given picture, up to what the decoder sees of the
+  cells beside it.
+
   Args:
     star: a loaded model.
     picture: PIL image, uint8 array or path; cropped around its centre to the
@@ -97,7 +101,7 @@ def edit(
     star.condition_encoder.encode([prompt])[rows],
     seed,
     np.arange(count),
-    Edit(np.stack([tokens_L] * count), np.stack([keep_L] * count)),
+    Edit(np.stack([tokens_L] * count), np.stack([keep_L] * count), ~change_hw),
   )
   before = transforms.to_uint8(to_model_input(picture, star.image_size))
   masked = before.copy()

@@ -23,11 +23,19 @@ ALWAYS_KEPT = 3
 
 @flax.struct.dataclass
 class Edit:
-  """What is given: int32 tokens [B, L], and bool [B, L], True where they are
-  kept."""
+  """What is given.
+
+  idx_BL: int32, tokens of the picture.
+  keep_BL: bool, True where they are kept.
+  restore_hw: bool, cells of the last grid where f_hat after every scale is that
+    of the given tokens; None: nowhere, which is VAR's rule. A coarse token
+    covers cells on both sides of the mask: where it is drawn anew, the picture
+    outside would change its tone though its fine tokens are kept.
+  """
 
   idx_BL: jax.Array
   keep_BL: jax.Array
+  restore_hw: jax.Array | None = None
 
 
 def box_mask(

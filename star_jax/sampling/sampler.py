@@ -30,6 +30,8 @@ from star_jax.model.star import Star
 from star_jax.sampling import logits as logit_ops
 from star_jax.tokenizer.vqvae import VQVAE
 
+NEXT = "next_scale_input"
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
@@ -169,10 +171,13 @@ def _draw_all_scales(
 ) -> dict[str, Any]:
   """The loop; returns the fields of `SampleOutput` but the picture."""
   schedule, batch = star.config.schedule, batch_of(given)
-  variables = {"params": params["star"]}
+  variables, tokenizer = (
+    {"params": params[part]} for part in ("star", "tokenizer")
+  )
   condition = _condition(star, variables, given, null, config.guided)
   cache = init_cache(star.config, batch_of(condition))
   f_hat = jnp.zeros((batch, *schedule.final_grid, vqvae.config.code_dim))
+  given_f_hat = f_hat
   x_BlCv, idx, f_hats, all_logits, drawn = None, [], [], [], []
   for k in range(schedule.num_scales):
     logits, cache = star.apply(
@@ -196,14 +201,15 @@ def _draw_all_scales(
       idx_Bl, choice = _keep(
         edit.idx_BL[:, part], edit.keep_BL[:, part], idx_Bl, choice
       )
-    f_hat, x_BlCv = vqvae.apply(
-      {"params": params["tokenizer"]},
-      k,
-      f_hat,
-      choice,
-      method="next_scale_input",
-    )
+    f_hat, x_BlCv = vqvae.apply(tokenizer, k, f_hat, choice, method=NEXT)
     idx.append(idx_Bl)
+    if edit is not None and edit.restore_hw is not None:
+      given_f_hat, _ = vqvae.apply(
+        tokenizer, k, given_f_hat, edit.idx_BL[:, part], method=NEXT
+      )
+      f_hat = jnp.where(edit.restore_hw[:, :, None], given_f_hat, f_hat)
+      if k + 1 < schedule.num_scales:
+        x_BlCv = vqvae.apply(tokenizer, k + 1, f_hat, method="scale_input")
     f_hats.append(f_hat)
   return {
     "idx_BL": jnp.concatenate(idx, axis=1),

@@ -212,8 +212,12 @@ class Quantizer(nn.Module):
     f_hat = f_hat_BhwCv + self.contribution(k, idx_Bl)
     if k + 1 == self.config.schedule.num_scales:
       return f_hat, None
-    x = resize.shrink(f_hat, self.config.schedule.grids[k + 1])
-    return f_hat, einops.rearrange(x, "b h w c -> b (h w) c")
+    return f_hat, self.scale_input(k + 1, f_hat)
+
+  def scale_input(self, k: int, f_hat_BhwCv: jax.Array) -> jax.Array:
+    """What scale k sees of the scales before it, [B, l, Cv]; k is static."""
+    x = resize.shrink(f_hat_BhwCv, self.config.schedule.grids[k])
+    return einops.rearrange(x, "b h w c -> b (h w) c")
 
   def contribution(self, k: int, idx_Bl: jax.Array) -> jax.Array:
     """What tokens of scale k add to f_hat: phi(grow(codes))."""

@@ -134,6 +134,10 @@ class VQVAE(nn.Module):
     """See `Quantizer.next_scale_input`; k is static."""
     return self.quantizer.next_scale_input(k, f_hat_BhwCv, idx_Bl)
 
+  def scale_input(self, k: int, f_hat_BhwCv: jax.Array) -> jax.Array:
+    """See `Quantizer.scale_input`; k is static."""
+    return self.quantizer.scale_input(k, f_hat_BhwCv)
+
   def _features(self, image_BHW3: jax.Array, deterministic: bool) -> jax.Array:
     size = (*self.config.image_size, 3)
     if image_BHW3.ndim != 4 or image_BHW3.shape[1:] != size:
