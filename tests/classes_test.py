@@ -15,15 +15,19 @@ def star(tmp_path_factory):
   return star_jax.load(folder)
 
 
-def test_names_and_numbers_are_the_same_classes(star):
-  named = star.sample(["aa", "CC", ""], seed=1, return_tokens=True)
+@pytest.fixture(scope="module")
+def named(star):
+  return star.sample(["aa", "CC", ""], seed=1, return_tokens=True)
+
+
+def test_names_and_numbers_are_the_same_classes(star, named):
   numbered = star.sample(["0", "2", ""], seed=1, return_tokens=True)
   np.testing.assert_array_equal(named.tokens_BL, numbered.tokens_BL)
   assert [image.size for image in named.images] == [(12, 12)] * 3
 
 
-def test_the_class_decides(star):
-  tokens = star.sample(["aa"], return_tokens=True).tokens_BL[0]
+def test_the_class_decides(star, named):
+  tokens = named.tokens_BL[0]
   values = [star.log_prob(tokens, name) for name in ("aa", "bb", "")]
   assert len(set(values)) == 3
   out = star.edit(star.decode(tokens), "bb", box=(0, 0.6, 1, 1))
