@@ -39,13 +39,13 @@ from star_jax.sampling.sampler import (
 from star_jax.sampling.settings import (
   SAMPLING_KEYS,
   check_integer,
+  check_seed,
   check_settings,
 )
 from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.tokenizer.vqvae import VQVAE
 
 MAX_BATCH = 16
-MAX_SEED = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +170,7 @@ class StarPipeline:
       temperature=temperature,
       gumbel_smooth=gumbel_smooth,
     )
-    check_integer("seed", seed, 0, MAX_SEED - 1)
+    check_seed(seed)
     check_integer("batch", batch, 1, None)
     given = self.condition_encoder.encode(prompts)
     chunks = []

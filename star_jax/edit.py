@@ -18,7 +18,7 @@ from star_jax import pictures
 from star_jax.data import transforms
 from star_jax.inputs import open_picture, to_model_input
 from star_jax.sampling.editing import Edit, box_mask, keep_tokens
-from star_jax.sampling.settings import check_integer
+from star_jax.sampling.settings import check_integer, check_seed
 from star_jax.tokenizer.resize import area_matrix
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # What will be drawn anew is shown in this gray.
 MASKED = 128
-MAX_SEED = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ def edit(
       that leaves nothing to draw or nothing to keep, or a bad setting.
   """
   settings = star.settings(**settings)
-  check_integer("seed", seed, 0, MAX_SEED - 1)
+  check_seed(seed)
   check_integer("count", count, 1, None)
   schedule = star.bundle.tokenizer_config.schedule
   change_hw = _change(star, picture, box, mask)

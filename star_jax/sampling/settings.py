@@ -60,6 +60,11 @@ def _check_number(name: str, value) -> float:
   return number
 
 
+def check_seed(seed) -> None:
+  """ValueError unless it is an integer in [0, 2**32)."""
+  check_integer("seed", seed, 0, 2**32 - 1)
+
+
 def check_integer(
   name: str, value, low: int, high: int | None, remark: str = ""
 ) -> None:
