@@ -69,5 +69,5 @@ def test_what_is_no_schedule(value, message):
 
 
 def test_unknown_coordinates():
-  with pytest.raises(ValueError, match="rope_coords is one of .* got 'pixel'"):
+  with pytest.raises(ValueError, match=r"rope_coords is one of .* got 'pixel'"):
     MIXED.coordinates(1, 16.0, "pixel")
