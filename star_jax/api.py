@@ -255,7 +255,9 @@ class StarPipeline:
     # Rows that no prompt fills repeat others and are thrown away.
     rows = np.resize(np.arange(len(recipes)), first.batch)
     indices = np.asarray([recipe.index for recipe in recipes])
-    out = self._sample(first.settings, given[rows], first.seed, indices[rows])
+    out = self.run_sampler(
+      first.settings, given[rows], first.seed, indices[rows]
+    )
     n = len(recipes)
     images = [pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]]
     scales = None
@@ -269,8 +271,11 @@ class StarPipeline:
       ]
     return Samples(images, list(recipes), np.asarray(out.idx_BL)[:n], scales)
 
-  def _sample(self, settings, given: Given, seed: int, indices, edit=None):
-    """The jitted sampler on whole batches: a `SampleOutput`."""
+  def run_sampler(self, settings, given: Given, seed: int, indices, edit=None):
+    """The jitted sampler on a whole batch: a `SampleOutput`.
+
+    Row i draws from fold_in(key(seed), indices[i]); `edit` as in the sampler.
+    """
     config = SamplerConfig(
       guided=settings["cfg_scale"] > 0,
       gumbel_smooth=settings["gumbel_smooth"],

@@ -95,7 +95,7 @@ def edit(
   keep_L = keep_tokens(schedule, ~change_hw)
   tokens_L = star.encode(picture)
   rows = np.zeros(count, int)
-  out = star._sample(
+  out = star.run_sampler(
     settings,
     star.condition_encoder.encode([prompt])[rows],
     seed,

@@ -60,11 +60,11 @@ def test_the_rest_has_the_features_of_the_given_picture(star, picture):
   def f_hats(restore_hw):
     edit = Edit(tokens, keep, restore_hw)
     return np.asarray(
-      star._sample(settings, text, 0, np.arange(2), edit).f_hats_KBhwCv
+      star.run_sampler(settings, text, 0, np.arange(2), edit).f_hats_KBhwCv
     )
 
   given = np.asarray(
-    star._sample(
+    star.run_sampler(
       settings, text, 0, np.arange(2), Edit(tokens, np.ones_like(keep))
     ).f_hats_KBhwCv
   )

@@ -6,8 +6,8 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from star_jax.bundle import example_inputs
 from star_jax.convert.state_dict import (
   COPY,
   LINEAR,
@@ -18,7 +18,6 @@ from star_jax.convert.state_dict import (
 )
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
-from star_jax.text.states import TextStates
 
 
 def fused(parts: int) -> Transform:
@@ -79,17 +78,6 @@ def attention_rules(name: str) -> tuple[Rule, ...]:
 @functools.cache
 def transformer_template(config: StarConfig) -> dict[str, Any]:
   """The parameter tree as `ShapeDtypeStruct`s; nothing is allocated."""
-  schedule = config.schedule
-  tokens = jax.ShapeDtypeStruct(
-    (1, schedule.num_tokens - 1, config.code_dim), jnp.float32
-  )
-  given = jax.ShapeDtypeStruct((1,), jnp.int32)
-  if not config.num_classes:
-    given = TextStates(
-      text_BTD=jax.ShapeDtypeStruct((1, 1, config.text_dim), jnp.float32),
-      text_mask_BT=jax.ShapeDtypeStruct((1, 1), bool),
-      pooled_BD=jax.ShapeDtypeStruct((1, config.text_dim), jnp.float32),
-    )
-  return jax.eval_shape(Star(config).init, jax.random.key(0), tokens, given)[
-    "params"
-  ]
+  star = Star(config)
+  tree = jax.eval_shape(star.init, jax.random.key(0), *example_inputs(star))
+  return tree["params"]

@@ -183,6 +183,10 @@ class Converted(Mapping):
       out[place] = rule.transform.to_jax(np.asarray(self._state[key]))
     return out
 
+  def tree(self) -> dict[str, Any]:
+    """All parameters, a nested dict of numpy arrays."""
+    return traverse_util.unflatten_dict(dict(self), sep="/")
+
   def _shape(self, path: str) -> tuple[int, ...]:
     """Of one layer where our side stacks them."""
     return self.shapes[path][1 if self._plan[path][0].stacked else 0 :]
@@ -197,8 +201,7 @@ def torch_to_jax(
 
   Arguments and errors are those of `Converted`.
   """
-  converted = Converted(state, rules, template)
-  return traverse_util.unflatten_dict(dict(converted), sep="/")
+  return Converted(state, rules, template).tree()
 
 
 def jax_to_torch(

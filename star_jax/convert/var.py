@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from star_jax.convert.block import (
   block_rules,
@@ -65,7 +64,7 @@ def var_from_torch(
     ValueError: unknown or missing keys, or a shape of another configuration,
       by name.
   """
-  return unflatten_dict(dict(converted_var(state, config)), sep="/")
+  return converted_var(state, config).tree()
 
 
 def converted_var(

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from star_jax.convert.state_dict import (
   CONV,
@@ -71,7 +70,7 @@ def vqvae_from_torch(
   Raises:
     ValueError: a key is unknown or missing, or a shape differs.
   """
-  return unflatten_dict(dict(converted_vqvae(state, config)), sep="/")
+  return converted_vqvae(state, config).tree()
 
 
 def converted_vqvae(
