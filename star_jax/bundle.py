@@ -237,8 +237,7 @@ def example_inputs(module: VQVAE | Star) -> tuple[Any, ...]:
   config = module.config
   if isinstance(module, VQVAE):
     return (jnp.zeros((1, *config.image_size, 3)),)
-  rest = config.schedule.num_tokens - config.schedule.lengths[0]
-  x_BLCv = jnp.zeros((1, rest, config.code_dim))
+  x_BLCv = jnp.zeros((1, config.schedule.num_tokens - 1, config.code_dim))
   if config.num_classes:
     return x_BLCv, jnp.zeros((1,), jnp.int32)
   text = TextStates(

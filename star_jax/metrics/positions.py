@@ -13,6 +13,7 @@ import numpy as np
 from absl import app, flags
 
 from star_jax.model.rope import rope_tables
+from star_jax.model.sinusoidal import sinusoidal_grid
 from star_jax.scales import ScaleSchedule
 
 OUT = flags.DEFINE_string("out", "positions.png", "The picture.")
@@ -22,19 +23,6 @@ KINDS = ("sinusoidal", "plain RoPE", "normalised RoPE")
 HEAD_DIM, THETA, NORM = 64, 100.0, 16.0
 # (row, column) on the grid of 16, right of the middle and below it.
 POINT = (9, 11)
-
-
-def sinusoidal(side: int, width: int = HEAD_DIM) -> np.ndarray:
-  """float64 [side, side, width]: sine and cosine of row and column.
-
-  A quarter of the channels each, base 10,000 (arXiv 1706.03762, section 3.5).
-  """
-  rate = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
-  angle = np.arange(side)[:, None] * rate
-  axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
-  rows = np.broadcast_to(axis[:, None], (side, side, width // 2))
-  columns = np.broadcast_to(axis[None], (side, side, width // 2))
-  return np.concatenate([rows, columns], axis=-1)
 
 
 def rotary(side: int, norm: float) -> np.ndarray:
@@ -56,7 +44,7 @@ def rotary(side: int, norm: float) -> np.ndarray:
 def encoding(kind: str, side: int) -> np.ndarray:
   """float64 [side, side, channels] of one of KINDS."""
   if kind == "sinusoidal":
-    return sinusoidal(side)
+    return sinusoidal_grid((side, side), HEAD_DIM)
   return rotary(side, -1 if kind == "plain RoPE" else NORM)
 
 

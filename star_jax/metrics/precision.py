@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.model.star import Star
+from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
 
@@ -79,8 +80,8 @@ def compare_dtypes(
 
   @jax.jit
   def step(params, idx_BL, text):
-    x_BLCv = vqvae.apply(
-      {"params": params["tokenizer"]}, idx_BL, method="teacher_forcing_input"
+    x_BLCv = teacher_forcing_input(
+      star.config, vqvae, params["tokenizer"], idx_BL
     )
     return compare_logits(
       *(m.apply({"params": params["star"]}, x_BLCv, text)

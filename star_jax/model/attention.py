@@ -2,6 +2,7 @@
 
 A token of scale k sees all tokens of scales <= k. For the whole sequence that
 is one rectangle per scale: its queries against a static prefix of the keys.
+Where tokens come one after the other, each is a scale of its own.
 
 B: batch, L: tokens of all scales, l: of one scale, S: cache length,
 N: heads, d: head channels, C = N d, q: queries of a block, m: keys.
@@ -25,6 +26,8 @@ BACKENDS = ("xla",)
 # Early scales are packed together up to this many queries: one masked product
 # of this size costs less than the calls for a handful of 1x1 and 2x2 grids.
 PACKED_QUERIES = 16
+# The same where every token is a scale of its own.
+PACKED_TOKENS = 64
 # Most logits of one block over all its heads, 64 MiB of float32.
 BLOCK_ELEMENTS = 2**24
 # Below any softmax denominator with a key in it, which is at least 1.
@@ -35,7 +38,7 @@ TINY = 1e-30
 class KVCache:
   """Keys (rotated, normalised) and values of the scales decoded so far.
 
-  k, v: [layers, B, S, C], S = L minus the last scale, which nobody reads.
+  k, v: [layers, B, S, C], S = `StarConfig.cache_length`.
   """
 
   k: jax.Array
@@ -83,7 +86,8 @@ def attention_plan(
       blocks (the last one padded).
   """
   plan, begin, packed = [], 0, []
-  limit = min(PACKED_QUERIES, query_block)
+  limit = PACKED_QUERIES if max(lengths) > 1 else PACKED_TOKENS
+  limit = min(limit, query_block)
   for i, length in enumerate(lengths):
     packed.append(length)
     last = i + 1 == len(lengths)
@@ -279,3 +283,32 @@ def cached_attention(
   if blocks > 1:
     return _blocked(q_BNld, k, v, scale, rect), KVCache(**stored)
   return attend(q_BNld, k, v, scale), KVCache(**stored)
+
+
+def cached_token_attention(
+  q_BN1d: jax.Array,
+  k_B1C: jax.Array,
+  v_B1C: jax.Array,
+  cache: KVCache,
+  layer: jax.Array,
+  place: jax.Array,
+  *,
+  scale: float,
+) -> tuple[jax.Array, KVCache]:
+  """One token against itself and all tokens before it.
+
+  Writes its key and value into `cache` at (layer, place); `place` is a traced
+  int32, so that one program serves all tokens.
+  """
+  heads, (_, _, length, _) = q_BN1d.shape[1], cache.k.shape
+  stored, read = {}, []
+  for name, new in (("k", k_B1C), ("v", v_B1C)):
+    slab = getattr(cache, name)
+    stored[name] = jax.lax.dynamic_update_slice(
+      slab, new.astype(slab.dtype)[None], (layer, 0, place, 0)
+    )
+    past = jax.lax.dynamic_index_in_dim(stored[name], layer, keepdims=False)
+    past = rearrange(past, "b m (n d) -> b n m d", n=heads)
+    read.append(past.astype(q_BN1d.dtype))
+  seen = (jnp.arange(length) <= place)[None, None, None]
+  return attend(q_BN1d, *read, scale, seen), KVCache(**stored)

@@ -21,6 +21,7 @@ from star_jax.model.attention import (
   KVCache,
   attend,
   cached_attention,
+  cached_token_attention,
   scale_causal_attention,
 )
 from star_jax.model.config import StarConfig
@@ -60,6 +61,7 @@ class BlockContext:
     have modulations of their own, or none.
   lengths: tokens of every scale at hand.
   begin: offset of the scale that is decoded; None: all scales at once.
+  place: int32, the token that is decoded where tokens come one by one.
   deterministic: no drop path.
   weight_BL: see `scale_causal_attention`.
   """
@@ -72,6 +74,7 @@ class BlockContext:
   begin: int | None = flax.struct.field(pytree_node=False)
   deterministic: bool = flax.struct.field(pytree_node=False)
   weight_BL: jax.Array | None = None
+  place: jax.Array | None = None
 
 
 class Mlp(nn.Module):
@@ -140,7 +143,17 @@ class SelfAttention(nn.Module):
       q = (l2_normalize(q) * head_scale(self, cfg)).astype(dtype)
       k = l2_normalize(k)
     options = {"scale": logit_scale(cfg), "query_block": cfg.query_block}
-    if context.begin is None:
+    if context.place is not None:
+      out, cache = cached_token_attention(
+        q,
+        rearrange(k, "b n l d -> b l (n d)"),
+        v,
+        cache,
+        layer,
+        context.place,
+        scale=options["scale"],
+      )
+    elif context.begin is None:
       out = scale_causal_attention(
         q,
         k,

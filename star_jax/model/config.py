@@ -13,7 +13,8 @@ from typing import Any
 from star_jax.scales import ROPE_COORDS, ScaleSchedule
 
 ADAPTIVE_NORMS = ("none", "level", "block", "shared")
-POSITIONS = ("rope", "absolute", "rope+absolute")
+POSITIONS = ("rope", "absolute", "rope+absolute", "sinusoidal")
+PREDICTIONS = ("scale", "token")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -26,7 +27,8 @@ class StarConfig:
   "absolute", no cross-attention.
 
   Fields:
-    schedule: the K grids, coarse to fine; the first is 1x1 (start token).
+    schedule: the K grids, coarse to fine; the first is 1x1 (start token) unless
+      prediction is "token".
     vocab_size, code_dim: V and Cv of the tokenizer whose codes are modelled.
     depth, width, num_heads: layers, C and N; head_dim d = C / N.
     num_classes: of a model that draws classes; 0: it draws texts.
@@ -39,8 +41,8 @@ class StarConfig:
     attn_l2_norm: l2-normalised q and k with a learned clamped scale per head;
       without it logits are divided by 4 * sqrt(d), the official choice.
     position: "rope" (on q and k of self-attention), "absolute" (learned
-      embedding of each of the L positions added to the input), or both,
-      "rope+absolute".
+      embedding of each of the L positions added to the input), both,
+      "rope+absolute", or "sinusoidal" (fixed, added to the input).
     rope_theta, rope_coords: base of the frequencies; "checkpoint" or "paper"
       coordinates, see `ScaleSchedule.coordinates`.
     lvl_embed: add a learned embedding of the scale to the input.
@@ -54,6 +56,10 @@ class StarConfig:
     logit_norm: normalise features before the head.
     legacy_batch0_cross_attention: what the published code does: the
       cross-attention output of batch row 0 is used for every row. Parity only.
+    prediction: "scale": all tokens of a scale at once from the scales before
+      it (VAR); "token": one after the other, row by row, from all tokens before
+      it: the raster-order baseline with a single scale, a flattened multi-scale
+      one with several.
     remat: recompute each layer in the backward pass.
     query_block: most queries of one attention block; bounds temporaries.
     dtype: compute dtype. Parameters, softmax, norms, rotary application and
@@ -83,6 +89,7 @@ class StarConfig:
   cross_attention: bool = True
   logit_norm: bool = True
   legacy_batch0_cross_attention: bool = False
+  prediction: str = "scale"
   remat: bool = False
   query_block: int = 256
   dtype: str = "float32"
@@ -100,7 +107,7 @@ class StarConfig:
         raise ValueError(
           f"{name} must be at least 1, got {getattr(self, name)}."
         )
-    if self.schedule.grids[0] != (1, 1):
+    if self.prediction == "scale" and self.schedule.grids[0] != (1, 1):
       raise ValueError(
         "The first grid of the schedule must be 1x1 (the start token), got"
         f" {self.schedule.grids[0]}."
@@ -114,12 +121,18 @@ class StarConfig:
       ("position", POSITIONS),
       ("rope_coords", ROPE_COORDS),
       ("adaptive_norm", ADAPTIVE_NORMS),
+      ("prediction", PREDICTIONS),
       ("dtype", DTYPES),
     ):
       if getattr(self, name) not in choices:
         raise ValueError(
           f"{name} is one of {choices}, got {getattr(self, name)!r}."
         )
+    if self.position == "sinusoidal" and self.width % 4:
+      raise ValueError(
+        "Sinusoidal positions need a width that is a multiple of 4, got"
+        f" {self.width}."
+      )
     if "rope" in self.position and self.head_dim % 4:
       raise ValueError(
         "2D RoPE needs a head width (width / num_heads) that is a multiple of"
@@ -173,8 +186,11 @@ class StarConfig:
 
   @property
   def cache_length(self) -> int:
-    """S, tokens kept for later scales: all but those of the last scale."""
-    return self.schedule.num_tokens - self.schedule.lengths[-1]
+    """S, tokens kept for later steps: all but those of the last scale, or all
+    where tokens come one after the other (a step is then one program for all
+    places)."""
+    last = 0 if self.prediction == "token" else self.schedule.lengths[-1]
+    return self.schedule.num_tokens - last
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-able; the schedule becomes a list of [h, w]."""

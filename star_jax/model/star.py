@@ -34,6 +34,7 @@ from star_jax.model.layers import (
   weight_init,
 )
 from star_jax.model.rope import rope_tables
+from star_jax.model.sinusoidal import sinusoidal_table
 from star_jax.text.states import TextStates
 
 
@@ -112,8 +113,9 @@ class Star(nn.Module):
     """Teacher forcing: logits of all tokens from the tokens before them.
 
     Args:
-      x_BLCv_wo_first_l: float [B, L - 1, Cv], the tokenizer's
-        `teacher_forcing_input`: what scale k >= 1 sees of the scales before.
+      x_BLCv_wo_first_l: float [B, L - 1, Cv], what `teacher_forcing_input` of
+        star_jax/teacher_forcing.py makes of the tokens: for every scale k >= 1
+        what it sees of the scales before, or for every token the one before.
       given: states of the B captions, or int32 [B] classes.
       kept: which tokens to look at; the others neither attend nor are attended
         to, and those kept of a scale stand for all of it in the softmax. None:
@@ -211,6 +213,35 @@ class Star(nn.Module):
     x_BlC, cache = self._layers(x_BlC, tokens, condition, cache, True)
     return self._head(x_BlC, condition), cache
 
+  def decode_token(
+    self,
+    place: jax.Array,
+    x_B1Cv: jax.Array,
+    condition: Condition,
+    cache: KVCache,
+  ) -> tuple[jax.Array, KVCache]:
+    """Logits of one token, where prediction is "token".
+
+    Args:
+      place: int32, which of the L tokens; may be traced.
+      x_B1Cv: float [B, 1, Cv], the code of the token before it; not looked at
+        for the first one.
+      condition: what `condition` returned.
+      cache: `init_cache` for the first token, then what the last call returned.
+
+    Returns:
+      float32 logits [B, 1, V] and the cache with this token.
+    """
+    assert self.config.prediction == "token", self.config.prediction
+    x_B1C = jnp.where(
+      place == 0,
+      self._start(condition),
+      self.word_embed(x_B1Cv.astype(jnp.float32)),
+    )
+    place_1 = jnp.reshape(place, (1,))
+    x_B1C, cache = self._layers(x_B1C, place_1, condition, cache, True)
+    return self._head(x_B1C, condition), cache
+
   def _start(self, condition: Condition) -> jax.Array:
     """[B, 1, C]: the start token."""
     return condition.start_BC[:, None] + self.pos_start
@@ -218,7 +249,7 @@ class Star(nn.Module):
   def _layers(
     self,
     x_BLC: jax.Array,
-    tokens: np.ndarray | KeptTokens,
+    tokens: np.ndarray | jax.Array | KeptTokens,
     condition: Condition,
     cache: KVCache | None,
     deterministic: bool,
@@ -227,26 +258,34 @@ class Star(nn.Module):
 
     Args:
       x_BLC: embedded tokens.
-      tokens: which of all L tokens they are.
+      tokens: which of all L tokens they are; a jax array is one token alone.
       condition: of the prompts or classes.
       cache: None for all scales at once.
       deterministic: no drop path.
     """
     cfg = self.config
-    schedule, weight_BL = cfg.schedule, None
-    if isinstance(tokens, KeptTokens):
+    schedule, begin, place, weight_BL = cfg.schedule, None, None, None
+    if isinstance(tokens, jax.Array):
+      place, lengths = tokens[0], (1,)
+      lvl_L = jnp.asarray(schedule.level_ids)[tokens]
+    elif isinstance(tokens, KeptTokens):
       lengths = tokens.lengths
       lvl_L = np.repeat(np.arange(schedule.num_scales), lengths)
-      begin, weight_BL, tokens = None, tokens.weight_BL, tokens.index_BL
+      weight_BL, tokens = tokens.weight_BL, tokens.index_BL
     else:
       lvl_L = schedule.level_ids[tokens]
       lengths = tuple(np.unique(lvl_L, return_counts=True)[1].tolist())
+      if cfg.prediction == "token":
+        lengths = (1,) * len(tokens)
       begin = None if cache is None else int(tokens[0])
     if cfg.lvl_embed:
       x_BLC = x_BLC + self.lvl_embed[lvl_L]
     cos_Lp = sin_Lp = cond_L6C = None
     if "absolute" in cfg.position:
       x_BLC = x_BLC + self.pos_embed[tokens]
+    if cfg.position == "sinusoidal":
+      table = sinusoidal_table(schedule, cfg.width, cfg.weight_std)
+      x_BLC = x_BLC + jnp.asarray(table)[tokens]
     if "rope" in cfg.position:
       # [L, p], or [B, 1, L, p] where each sample has tokens of its own.
       places = tokens if weight_BL is None else tokens[:, None]
@@ -273,6 +312,7 @@ class Star(nn.Module):
       begin=begin,
       deterministic=deterministic,
       weight_BL=weight_BL,
+      place=place,
     )
     layers = LayerInputs(
       index=jnp.arange(cfg.depth, dtype=jnp.int32),

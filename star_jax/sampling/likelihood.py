@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from star_jax.model.condition import Given
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
+from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.tokenizer.vqvae import VQVAE
 
 LogProbFn = Callable[[Any, jax.Array, Given], jax.Array]
@@ -25,8 +26,8 @@ def build_log_prob(star: Star, vqvae: VQVAE) -> LogProbFn:
   check_pair(star, vqvae)
 
   def log_prob(params, idx_BL: jax.Array, given: Given) -> jax.Array:
-    x_BLCv = vqvae.apply(
-      {"params": params["tokenizer"]}, idx_BL, method="teacher_forcing_input"
+    x_BLCv = teacher_forcing_input(
+      star.config, vqvae, params["tokenizer"], idx_BL
     )
     logits_BLV = star.apply({"params": params["star"]}, x_BLCv, given)
     log_p_BLV = jax.nn.log_softmax(logits_BLV)

@@ -28,6 +28,7 @@ from star_jax.model.attention import init_cache
 from star_jax.model.condition import Condition, Given
 from star_jax.model.star import Star
 from star_jax.sampling import logits as logit_ops
+from star_jax.sampling.raster import draw_token_by_token
 from star_jax.tokenizer.vqvae import VQVAE
 
 NEXT = "next_scale_input"
@@ -120,12 +121,15 @@ def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
     returned, so that its cache can be inspected.
 
   Raises:
-    ValueError: model and tokenizer do not fit together.
+    ValueError: model and tokenizer do not fit together; at the first call, an
+      edit by, or Gumbel smoothing of, a model that predicts token by token.
   """
   check_pair(star, vqvae)
+  by_scale = star.config.prediction == "scale"
+  draw_all = _draw_all_scales if by_scale else _draw_all_tokens
 
   def sample(params, given, null, keys_B, knobs, edit=None):
-    out = _draw_all_scales(
+    out = draw_all(
       star, vqvae, config, params, given, null, keys_B, knobs, edit
     )
     image = None
@@ -219,6 +223,45 @@ def _draw_all_scales(
   }
 
 
+def _draw_all_tokens(
+  star, vqvae, config: SamplerConfig, params, given, null, keys_B, knobs, edit
+) -> dict[str, Any]:
+  """The same where tokens come one after the other."""
+  if edit is not None or config.gumbel_smooth:
+    raise ValueError(
+      "This model predicts token by token: editing and Gumbel smoothing need"
+      " one that predicts scale by scale."
+    )
+  variables = {"params": params["star"]}
+
+  def draw(logits, ratio, place):
+    if config.guided:
+      cond, uncond = jnp.split(logits, 2)
+      logits = logit_ops.guide(cond, uncond, knobs.cfg_scale * ratio)
+    noise = _noise(keys_B, place, logits.shape[1:])
+    return logits, logit_ops.draw(_filtered(logits, knobs), noise)
+
+  idx_BL, logits_BLV = draw_token_by_token(
+    star,
+    vqvae,
+    params,
+    _condition(star, variables, given, null, config.guided),
+    draw,
+    guided=config.guided,
+    return_logits=config.return_logits,
+  )
+  f_hats = vqvae.apply(
+    {"params": params["tokenizer"]}, idx_BL, method="tokens_to_f_hats"
+  )
+  drawn = idx_BL if config.return_logits else None
+  return {
+    "idx_BL": idx_BL,
+    "f_hats_KBhwCv": f_hats,
+    "logits_BLV": logits_BLV,
+    "drawn_BL": drawn,
+  }
+
+
 def _keep(given_Bl, keep_Bl, idx_Bl, choice):
   """Tokens, and what the next scale is made from, with the given ones kept."""
   out_Bl = jnp.where(keep_Bl, given_Bl, idx_Bl)
@@ -266,21 +309,27 @@ def _choose(logits_BlV, keys_B, k: int, schedule, knobs, config):
     idx_Bl, and what the next scale is made from: the same tokens, or weights
     [B, l, V] over the codebook with Gumbel smoothing.
   """
-  logits = logit_ops.apply_temperature(logits_BlV, knobs.temperature)
-  logits = logit_ops.filter_top_k(logits, knobs.top_k)
-  logits = logit_ops.filter_top_p(logits, knobs.top_p)
-
-  def noise(stream: int):
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys_B)
-    return logit_ops.gumbel_noise(keys, logits.shape[1:])
-
-  idx_Bl = logit_ops.draw(logits, noise(k))
+  logits = _filtered(logits_BlV, knobs)
+  idx_Bl = logit_ops.draw(logits, _noise(keys_B, k, logits.shape[1:]))
   if not config.gumbel_smooth:
     return idx_Bl, idx_Bl
   # Streams 0 .. K-1 are the draws, K .. 2K-1 the smoothing.
-  smooth = noise(schedule.num_scales + k)
+  smooth = _noise(keys_B, schedule.num_scales + k, logits.shape[1:])
   ratio = schedule.cfg_ratio(k)
   return idx_Bl, logit_ops.smooth_weights(logits, smooth, ratio)
+
+
+def _filtered(logits_BlV: jax.Array, knobs: Knobs) -> jax.Array:
+  """What is drawn from: temperature, then top-k, then top-p."""
+  logits = logit_ops.apply_temperature(logits_BlV, knobs.temperature)
+  logits = logit_ops.filter_top_k(logits, knobs.top_k)
+  return logit_ops.filter_top_p(logits, knobs.top_p)
+
+
+def _noise(keys_B, stream, shape) -> jax.Array:
+  """Gumbel noise [B, *shape]; every sample's own, from stream `stream`."""
+  keys = jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys_B)
+  return logit_ops.gumbel_noise(keys, shape)
 
 
 def _decode(vqvae, params, f_hat_BhwCv: jax.Array) -> jax.Array:

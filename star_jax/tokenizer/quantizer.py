@@ -226,6 +226,10 @@ class Quantizer(nn.Module):
     grown = resize.grow(codes, c.schedule.final_grid, c.growth)
     return self._filter(k, grown)
 
+  def codes(self, idx_BL: jax.Array) -> jax.Array:
+    """Tokens int32 [...] -> rows of the codebook [..., Cv]."""
+    return self.codebook_VCv[idx_BL]
+
   def empty_f_hat(self, batch: int) -> jax.Array:
     """f_hat before the first scale."""
     return jnp.zeros(

@@ -128,6 +128,14 @@ class VQVAE(nn.Module):
     """Tokens [B, L] -> transformer inputs [B, L - l_0, Cv], float32."""
     return self.quantizer.teacher_forcing_input(idx_BL)
 
+  def previous_codes(self, idx_BL: jax.Array) -> jax.Array:
+    """Tokens [B, L] -> the code before each but the first, [B, L - 1, Cv]."""
+    return self.quantizer.codes(idx_BL[:, :-1])
+
+  def codes(self, idx_BL: jax.Array) -> jax.Array:
+    """Tokens int32 [...] -> rows of the codebook [..., Cv]."""
+    return self.quantizer.codes(idx_BL)
+
   def next_scale_input(
     self, k: int, f_hat_BhwCv: jax.Array, idx_Bl: jax.Array
   ) -> tuple[jax.Array, jax.Array | None]:

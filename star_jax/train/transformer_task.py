@@ -34,6 +34,7 @@ from star_jax.sampling.sampler import (
   check_pair,
   sample_keys,
 )
+from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.encoder import load_text_encoder
 from star_jax.text.states import TextStates
 from star_jax.train import batches as batches_lib
@@ -56,6 +57,11 @@ class TransformerTask:
   def __init__(self, config):
     self.config = config
     self.star_config = StarConfig.from_dict(config.model.to_dict())
+    if config.tail_tokens and self.star_config.prediction == "token":
+      raise ValueError(
+        "config.tail_tokens leaves tokens of the last scales out, which a model"
+        " that predicts token by token must read: set it to ()."
+      )
     self.star = Star(self.star_config)
     self.tokenizer = load_tokenizer(config, self.star_config)
     check_pair(self.star, self.tokenizer.vqvae)
@@ -99,8 +105,8 @@ class TransformerTask:
   def loss(self, params, extra, frozen, batch, key, train):
     schedule = self.star_config.schedule
     idx_BL = self._tokens(frozen, batch)
-    x_BLCv = self.tokenizer.vqvae.apply(
-      {"params": frozen["tokenizer"]}, idx_BL, method="teacher_forcing_input"
+    x_BLCv = teacher_forcing_input(
+      self.star_config, self.tokenizer.vqvae, frozen["tokenizer"], idx_BL
     )
     given = given_of(batch)
     drop_key, path_key, tail_key = jax.random.split(key, 3)

@@ -34,6 +34,7 @@ VARIANTS = {
   },
   "absolute": {"position": "absolute", "attn_l2_norm": False},
   "both positions": {"position": "rope+absolute"},
+  "sinusoidal": {"position": "sinusoidal"},
   "level_norm": {
     "adaptive_norm": "level",
     "rope_coords": "paper",
