@@ -1,0 +1,50 @@
+"""Trains and measures a set of arms under one compute budget.
+
+  python launch/sweep.py --config=configs/ablations.py --out=runs/ablations
+  python launch/sweep.py --config=configs/ablations.py --plan
+  python launch/sweep.py --config=configs/ablations.py:runlocal --out=/tmp/arms
+
+A sweep that was stopped goes on with the same command; what is finished is
+kept. OUT/tables.md and OUT/ablations.png are written anew after every arm.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from star_jax.cli import run_main
+from star_jax.large_pages import restart_with_large_pages
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Which sweep.")
+_OUT = flags.DEFINE_string("out", None, "Folder of all runs and results.")
+_ARMS = flags.DEFINE_list("arms", [], "Only these; all if absent.")
+_PLAN = flags.DEFINE_bool("plan", False, "Print what would run, and leave.")
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise ValueError(f"Unexpected argument {argv[1]!r}; see --help.")
+  if _CONFIG.value is None or not (_OUT.value or _PLAN.value):
+    raise ValueError("--config and --out are needed; --plan needs no --out.")
+  config = _CONFIG.value.lock()
+  from star_jax.sweep import plan
+  from star_jax.sweep.run import run_sweep
+
+  logging.set_verbosity(logging.WARNING)
+  if _PLAN.value:
+    print(plan.describe(plan.plan_arms(config, _ARMS.value), config))
+    return None
+  results = run_sweep(config, _OUT.value, _ARMS.value)
+  print(f"Tables: {Path(_OUT.value) / 'tables.md'}")
+  return 1 if results["stopped"] else None
+
+
+if __name__ == "__main__":
+  restart_with_large_pages()
+  run_main(main)

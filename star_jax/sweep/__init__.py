@@ -1,0 +1,1 @@
+"""Many small runs that are compared: arms, their budget, their measures."""
