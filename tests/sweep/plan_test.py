@@ -86,7 +86,5 @@ def test_a_plan_that_makes_no_sense_is_refused(change, match):
 
 
 def test_unknown_arms_are_named():
-  with pytest.raises(
-    ValueError, match="Unknown arms no_such; the sweep"
-  ):
+  with pytest.raises(ValueError, match="Unknown arms no_such; the sweep"):
     plan.plan_arms(ablations.get_config(), ["star", "no_such"])
