@@ -120,7 +120,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Cached examples; no run sees one twice.
   c.examples = ConfigDict(dict(multi=25_000, single=50_000))
   c.budget_tflops = 20.0
-  c.learning_rates = (1e-3, 2e-3, 4e-3, 8e-3)
+  c.learning_rates = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
   c.probe_share = 0.2  # of the budget, for one learning rate
   c.probe_seed = 100
   c.seeds = (0, 1)  # the same two in every arm
@@ -133,6 +133,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def training() -> ConfigDict:
   """One run; the sweep sets steps, learning rate, seed and where files are."""
   c = common.training("transformer")
+  c.optimizer.name = "muon"  # few steps: see docs/budget.md
   c.batch_size = 16
   c.eval_batches = 32
   c.sample_every = 0
@@ -178,6 +179,7 @@ def measure() -> ConfigDict:
   # behind the first training.eval_batches batches.
   c.likelihood_examples = 1_024
   c.samples = 512
+  c.scored = 256  # of them, by the matcher
   c.references = 2_048  # held-out pictures that KID compares with
   c.batch_size = 64
   c.seed = 1  # of the held-out scenes
@@ -208,5 +210,9 @@ def shorten(c: ConfigDict) -> None:
   for draw in c.measure.draws.values():
     draw.top_k = min(draw.top_k, 16)
   c.measure.update(
-    likelihood_examples=32, samples=16, references=64, timing_repeats=1
+    likelihood_examples=32,
+    samples=16,
+    scored=16,
+    references=64,
+    timing_repeats=1,
   )

@@ -91,19 +91,19 @@ class Yardstick:
     return np.stack([generator.render(generator.scene(i)) for i in numbers])
 
   def score(self, image: np.ndarray, label: str) -> dict[str, Any]:
-    """KID and shares of the captions' facts, of one picture a caption.
+    """KID, and shares of the captions' facts of the first `config.scored`.
 
     Args:
-      image: uint8 [N, H, W, 3].
+      image: uint8 [N, H, W, 3], one a caption.
       label: of the progress line.
     """
     features = default_network()(image)
     progress, scores = Progress(f"{label}, matching"), []
-    for i, (picture, caption) in enumerate(zip(image, self.captions)):
-      facts = read_caption(caption)
-      found = self.matcher.find(picture, facts.style)
+    for i in range(self.config.scored):
+      facts = read_caption(self.captions[i])
+      found = self.matcher.find(image[i], facts.style)
       scores.append(score_scene(facts, found))
-      progress(i + 1, len(image))
+      progress(i + 1, self.config.scored)
     named = {name: share.value for name, share in shares(scores).items()}
     return {"kid": kernel_distance(features, self.reference_ND), **named}
 

@@ -51,7 +51,7 @@ def rows_there(results: Mapping, spec: Mapping) -> list[tuple[str, str, str]]:
 
 def row_table(results: Mapping, spec: Mapping) -> str:
   """One table: likelihood, difference, KID, alignment, cost."""
-  header = ["", "nats/token", "nats/image", "difference", "KID x 1000"]
+  header = ["", "nats/token", "nats/image", "difference", "KID"]
   header += [*SCORES, "steps", "GFLOP", "ms"]
   out, reference = [], None
   for title, name, draw in rows_there(results, spec):
@@ -62,7 +62,7 @@ def row_table(results: Mapping, spec: Mapping) -> str:
         _mean(arm, "likelihood", "token", digits=3),
         _mean(arm, "likelihood", "image", digits=0),
         difference(arm, reference),
-        _mean(arm, "draws", draw, "kid", digits=1, factor=1000),
+        _mean(arm, "draws", draw, "kid", digits=3),
         *(
           _mean(arm, "draws", draw, s, digits=0, factor=100, unit="%")
           for s in SCORES
@@ -124,12 +124,12 @@ def ceiling_table(ceilings: Mapping[str, Mapping]) -> str:
     (
       name if name == "scenes" else f"through the tokenizer {name}",
       f"{found['psnr']:.1f} dB" if "psnr" in found else "",
-      f"{1000 * found['kid']:.1f}",
+      f"{found['kid']:.3f}",
       *(f"{100 * found[s]:.0f}%" for s in SCORES),
     )
     for name, found in ceilings.items()
   ]
-  return table(rows, ("", "PSNR", "KID x 1000", *SCORES))
+  return table(rows, ("", "PSNR", "KID", *SCORES))
 
 
 def run_table(arms: Mapping[str, Mapping]) -> str:
@@ -170,7 +170,7 @@ def _figure(results: Mapping, tables: Sequence[Mapping]):
       arm = results["arms"][name]
       columns = (
         values(arm, "likelihood", "image"),
-        1000 * values(arm, "draws", draw, "kid"),
+        values(arm, "draws", draw, "kid"),
         100 * values(arm, "draws", draw, "objects"),
       )
       # Nats of another tokenizer's tokens do not belong on this axis.
@@ -178,7 +178,7 @@ def _figure(results: Mapping, tables: Sequence[Mapping]):
       for i, (axis, found) in enumerate(zip(axes, columns)):
         if i or not other:
           axis.plot(found, np.full(len(found), y), "o", color="C0", alpha=0.7)
-    names = ("nats an image", "KID x 1000", "objects found, %")
+    names = ("nats an image", "KID", "objects found, %")
     for axis, title in zip(axes, names):
       axis.set(title=title, ylim=(len(rows) - 0.5, -0.5))
       axis.set_yticks(range(len(rows)), [])

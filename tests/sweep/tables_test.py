@@ -64,7 +64,7 @@ def test_likelihoods_of_other_tokens_are_not_compared():
 def test_means_come_with_half_the_range():
   row = cells("first")[0]
   assert row[2] == "305 ±5"
-  assert row[4] == "20.0 ±10.0"
+  assert row[4] == "0.020 ±0.010"
   assert row[5] == "50% ±0"
   # Nothing was stated, nothing is claimed.
   assert row[6] == "-"
