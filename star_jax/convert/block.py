@@ -40,16 +40,24 @@ def parts(count: int) -> Transform:
   )
 
 
-def block_rules(config: StarConfig) -> tuple[Rule, ...]:
-  """Self-attention, MLP and the offsets of a shared modulation."""
+def block_rules(
+  width: int, depth: int, name: str = "blocks"
+) -> tuple[Rule, ...]:
+  """Self-attention, MLP and the offsets of a shared modulation.
+
+  Args:
+    width, depth: of the layers.
+    name: of their list on the official side; "blocks" on ours.
+  """
+  layer = f"{name}.{{layer}}"
   return (
-    ignore("blocks.{layer}.attn.zero_k_bias", (config.width,), config.depth),
-    *attention_rules("attn"),
-    Rule("blocks.{layer}.attn.mat_qkv.weight", "blocks/attn/qkv", fused(3)),
-    Rule("blocks.{layer}.attn.v_bias", "blocks/attn/v_bias"),
-    *linear("blocks.{layer}.ffn.fc1", "blocks/mlp/fc1"),
-    *linear("blocks.{layer}.ffn.fc2", "blocks/mlp/fc2"),
-    Rule("blocks.{layer}.ada_gss", "blocks/modulation/ada_gss", squeeze(0, 1)),
+    ignore(f"{layer}.attn.zero_k_bias", (width,), depth),
+    *attention_rules("attn", name),
+    Rule(f"{layer}.attn.mat_qkv.weight", "blocks/attn/qkv", fused(3)),
+    Rule(f"{layer}.attn.v_bias", "blocks/attn/v_bias"),
+    *linear(f"{layer}.ffn.fc1", "blocks/mlp/fc1"),
+    *linear(f"{layer}.ffn.fc2", "blocks/mlp/fc2"),
+    Rule(f"{layer}.ada_gss", "blocks/modulation/ada_gss", squeeze(0, 1)),
   )
 
 
@@ -61,14 +69,15 @@ def linear(key: str, path: str) -> tuple[Rule, Rule]:
   )
 
 
-def attention_rules(name: str) -> tuple[Rule, ...]:
+def attention_rules(name: str, blocks: str = "blocks") -> tuple[Rule, ...]:
   """What self- and cross-attention have in common."""
   q_bias = "q_bias" if name == "attn" else "q/bias"
+  layer = f"{blocks}.{{layer}}.{name}"
   return (
-    *linear(f"blocks.{{layer}}.{name}.proj", f"blocks/{name}/proj"),
-    Rule(f"blocks.{{layer}}.{name}.q_bias", f"blocks/{name}/{q_bias}"),
+    *linear(f"{layer}.proj", f"blocks/{name}/proj"),
+    Rule(f"{layer}.q_bias", f"blocks/{name}/{q_bias}"),
     Rule(
-      f"blocks.{{layer}}.{name}.scale_mul_1H11",
+      f"{layer}.scale_mul_1H11",
       f"blocks/{name}/scale_mul",
       squeeze(0, 2, 3),
     ),

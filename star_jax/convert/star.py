@@ -54,7 +54,7 @@ def star_rules(
     *linear("head_logits", "head"),
     *linear("lvl_embed_proj", "lvl_embed_proj"),
     *linear("lvl_embed_adaln.1", "lvl_embed_adaln"),
-    *block_rules(config),
+    *block_rules(config.width, config.depth),
   ]
   if config.cross_attention:
     rules += [

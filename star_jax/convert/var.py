@@ -46,7 +46,7 @@ def var_rules(config: StarConfig) -> tuple[Rule, ...]:
     Rule("pos_1LC", "pos_embed", squeeze(0)),
     Rule("lvl_embed.weight", "lvl_embed"),
     *linear("word_embed", "word_embed"),
-    *block_rules(config),
+    *block_rules(config.width, config.depth),
     Rule(f"{prefix}.weight", "adaptive_norm/kernel", fused(6)),
     Rule(f"{prefix}.bias", "adaptive_norm/bias", parts(6)),
     Rule("head_nm.ada_lin.1.weight", "head_norm/kernel", fused(2)),

@@ -242,6 +242,40 @@ def _all_rectangles(
   return jnp.concatenate(out, axis=2)
 
 
+def within_scale_attention(
+  q_BNLd: jax.Array,
+  k_BNLd: jax.Array,
+  v_BNLd: jax.Array,
+  lengths: Sequence[int],
+  *,
+  scale: float,
+  query_block: int,
+) -> jax.Array:
+  """Every scale against itself and the first token, which sees all of them.
+
+  Args:
+    lengths: 1 for the first token, then the tokens of every scale.
+    scale, query_block: as of `scale_causal_attention`.
+  """
+  assert lengths[0] == 1 and sum(lengths) == q_BNLd.shape[2], lengths
+  out = [attend(q_BNLd[:, :, :1], k_BNLd, v_BNLd, scale)]
+  begin = 1
+  for length in lengths[1:]:
+    part = slice(begin, begin + length)
+    k, v = (
+      jnp.concatenate([x[:, :, :1], x[:, :, part]], axis=2)
+      for x in (k_BNLd, v_BNLd)
+    )
+    rect = Rectangle(0, length, -(-length // query_block), (length,))
+    q = q_BNLd[:, :, part]
+    whole = rect.blocks == 1
+    out.append(
+      attend(q, k, v, scale) if whole else _blocked(q, k, v, scale, rect)
+    )
+    begin += length
+  return jnp.concatenate(out, axis=2)
+
+
 def cached_attention(
   q_BNld: jax.Array,
   k_BlC: jax.Array,

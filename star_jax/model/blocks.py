@@ -23,6 +23,7 @@ from star_jax.model.attention import (
   cached_attention,
   cached_token_attention,
   scale_causal_attention,
+  within_scale_attention,
 )
 from star_jax.model.config import StarConfig
 from star_jax.model.layers import (
@@ -62,6 +63,8 @@ class BlockContext:
   lengths: tokens of every scale at hand.
   begin: offset of the scale that is decoded; None: all scales at once.
   place: int32, the token that is decoded where tokens come one by one.
+  within_scales: scales do not see each other, only the first token sees and is
+    seen by all.
   deterministic: no drop path.
   weight_BL: see `scale_causal_attention`.
   """
@@ -75,12 +78,21 @@ class BlockContext:
   deterministic: bool = flax.struct.field(pytree_node=False)
   weight_BL: jax.Array | None = None
   place: jax.Array | None = None
+  within_scales: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+def output_std(config: StarConfig, scaled: bool) -> float:
+  """Of the weights that lead back into the residual stream: smaller the more
+  layers there are, in the layers of the transformer itself."""
+  factor = math.sqrt(2 * config.depth) if scaled else 1.0
+  return config.weight_std / factor
 
 
 class Mlp(nn.Module):
   """Two linear layers with GELU (tanh form)."""
 
   config: StarConfig
+  scaled_output: bool = True
 
   @nn.compact
   def __call__(self, x_BLC: jax.Array) -> jax.Array:
@@ -91,7 +103,7 @@ class Mlp(nn.Module):
       cfg.mlp_width, dtype=dtype, kernel_init=weight_init(std), name="fc1"
     )(x)
     x = nn.gelu(x, approximate=True)
-    std = std / math.sqrt(2 * cfg.depth)
+    std = output_std(cfg, self.scaled_output)
     return nn.Dense(
       cfg.width, dtype=dtype, kernel_init=weight_init(std), name="fc2"
     )(x).reshape(shape)
@@ -114,6 +126,7 @@ class SelfAttention(nn.Module):
   """Scale-causal self-attention with rotary positions and QK norm."""
 
   config: StarConfig
+  scaled_output: bool = True
 
   @nn.compact
   def __call__(
@@ -153,6 +166,10 @@ class SelfAttention(nn.Module):
         context.place,
         scale=options["scale"],
       )
+    elif context.within_scales:
+      out = within_scale_attention(
+        q, k, self._split(v), context.lengths, **options
+      )
     elif context.begin is None:
       out = scale_causal_attention(
         q,
@@ -167,7 +184,7 @@ class SelfAttention(nn.Module):
       out, cache = cached_attention(
         q, k, v, cache, layer, context.begin, **options
       )
-    std = cfg.weight_std / math.sqrt(2 * cfg.depth)
+    std = output_std(cfg, self.scaled_output)
     out = nn.Dense(
       width, dtype=dtype, kernel_init=weight_init(std), name="proj"
     )(rearrange(out, "b n l d -> (b l) (n d)"))
@@ -233,10 +250,12 @@ class Modulation(nn.Module):
 class Block(nn.Module):
   """Self-attention, cross-attention, MLP, each on normalised input.
 
-  The carry is (x_BLC, cache or None), as `nn.scan` wants it.
+  The carry is (x_BLC, cache or None), as `nn.scan` wants it. `scaled_output`:
+  see `output_std`.
   """
 
   config: StarConfig
+  scaled_output: bool = True
 
   @nn.compact
   def __call__(
@@ -255,7 +274,7 @@ class Block(nn.Module):
     if modulation is not None:
       modulation = tuple(jnp.moveaxis(modulation, -2, 0))
 
-    y, cache = SelfAttention(cfg, name="attn")(
+    y, cache = SelfAttention(cfg, self.scaled_output, name="attn")(
       self._norm(x, modulation, 0), context, cache, layer.index
     )
     x = x + self._residual(y, modulation, 0, layer, context)
@@ -267,7 +286,7 @@ class Block(nn.Module):
         layer.cross_v_BTC,
         context.mask_BT,
       )
-    y = Mlp(cfg, name="mlp")(self._norm(x, modulation, 1))
+    y = Mlp(cfg, self.scaled_output, name="mlp")(self._norm(x, modulation, 1))
     x = x + self._residual(y, modulation, 1, layer, context)
     return (x, cache), None
 

@@ -186,7 +186,9 @@ class Star(nn.Module):
     x_BlCv: jax.Array | None,
     condition: Condition,
     cache: KVCache,
-  ) -> tuple[jax.Array, KVCache]:
+    *,
+    return_features: bool = False,
+  ) -> tuple[jax.Array, ...]:
     """Logits of one scale, given the cache of all scales before it.
 
     Args:
@@ -195,9 +197,11 @@ class Star(nn.Module):
         k - 1; None for k = 0, whose input is the start token.
       condition: what `condition` returned.
       cache: `init_cache` at k = 0, then what the last call returned.
+      return_features: see `__call__`.
 
     Returns:
-      float32 logits [B, l, V] and the cache with this scale's keys and values.
+      float32 logits [B, l, V] and the cache with this scale's keys and values;
+      with `return_features` also float32 [B, l, C].
     """
     schedule = self.config.schedule
     if not 0 <= k < schedule.num_scales:
@@ -211,7 +215,10 @@ class Star(nn.Module):
     tokens = np.arange(*schedule.begin_ends[k])
     assert x_BlC.shape[1] == schedule.lengths[k], (k, x_BlC.shape, schedule)
     x_BlC, cache = self._layers(x_BlC, tokens, condition, cache, True)
-    return self._head(x_BlC, condition), cache
+    logits_BlV = self._head(x_BlC, condition)
+    if return_features:
+      return logits_BlV, cache, x_BlC.astype(jnp.float32)
+    return logits_BlV, cache
 
   def decode_token(
     self,

@@ -1,0 +1,94 @@
+"""STAR's refinement head, official state dict keys to ours and back.
+
+The keys lie in the same file as those of the transformer
+(`enable_adaptive_norm=True`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.convert.block import block_rules, linear
+from star_jax.convert.state_dict import (
+  Rule,
+  jax_to_torch,
+  squeeze,
+  torch_to_jax,
+)
+from star_jax.model.config import StarConfig
+from star_jax.model.refine import RefineConfig, RefineHead
+
+# Beginnings of the keys of the head.
+PREFIXES = (
+  "encoder_proj2.",
+  "feat_extract_blocks.",
+  "head_logits2.",
+  "head_proj.",
+  "lvl_embed_2.",
+  "pos_start_last",
+  "word_embed_head.",
+)
+
+
+def is_refine_key(key: str) -> bool:
+  """Whether a key of an official STAR file belongs to the head."""
+  return key.startswith(PREFIXES)
+
+
+def refine_rules(config: StarConfig, refine: RefineConfig) -> tuple[Rule, ...]:
+  """Every key of the head."""
+  return (
+    Rule("pos_start_last", "pos_start", squeeze(0, 1)),
+    Rule("lvl_embed_2.weight", "lvl_embed"),
+    *linear("encoder_proj2", "text_proj"),
+    *linear("word_embed_head", "word_embed"),
+    *linear("head_proj", "proj"),
+    *linear("head_logits2", "head"),
+    *block_rules(config.width, refine.depth, "feat_extract_blocks"),
+  )
+
+
+def refine_template(config: StarConfig, refine: RefineConfig) -> dict[str, Any]:
+  """The parameter tree as `ShapeDtypeStruct`s; nothing is allocated."""
+  head, k = RefineHead(config, refine), config.schedule.num_scales - 1
+  tokens = config.schedule.lengths[k]
+
+  def init(key):
+    return head.init(
+      key,
+      jnp.zeros((1, tokens, config.code_dim)),
+      jnp.zeros((1, tokens, config.width)),
+      jnp.zeros((1, config.text_dim)),
+      (k,),
+    )
+
+  return jax.eval_shape(init, jax.random.key(0))["params"]
+
+
+def refine_from_torch(
+  state: Mapping[str, np.ndarray], config: StarConfig, refine: RefineConfig
+) -> dict[str, Any]:
+  """Parameters of the head from an official state dict; the keys of the
+  transformer beside them are not looked at.
+
+  Raises:
+    ValueError: a missing key or another shape, by name.
+  """
+  state = {key: x for key, x in state.items() if is_refine_key(key)}
+  rules, template = (
+    refine_rules(config, refine),
+    refine_template(config, refine),
+  )
+  return torch_to_jax(state, rules, template)
+
+
+def refine_to_torch(
+  params: Mapping[str, Any], config: StarConfig, refine: RefineConfig
+) -> dict[str, np.ndarray]:
+  """The official keys of the head."""
+  return jax_to_torch(params, refine_rules(config, refine))
