@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -26,9 +26,16 @@ import jax.numpy as jnp
 
 from star_jax.model.attention import init_cache
 from star_jax.model.condition import Condition, Given
+from star_jax.model.refine import RefineHead
 from star_jax.model.star import Star
 from star_jax.sampling import logits as logit_ops
 from star_jax.sampling.raster import draw_token_by_token
+from star_jax.sampling.rounds import (
+  RefineSampling,
+  check_refine,
+  draw_in_rounds,
+  random_confidence,
+)
 from star_jax.tokenizer.vqvae import VQVAE
 
 NEXT = "next_scale_input"
@@ -45,13 +52,17 @@ class SamplerConfig:
       picture (VAR's `more_smooth`); tokens are still drawn. For looks only.
     return_image: decode the last f_hat.
     return_logits: return the logits that were drawn from, after guidance and
-      before temperature and filters.
+      before temperature and filters; of a refined scale those of the
+      transformer, which are not what its tokens are drawn from.
+    refine: draw the scales of the refinement head in rounds; None: like the
+      others.
   """
 
   guided: bool = True
   gumbel_smooth: bool = False
   return_image: bool = True
   return_logits: bool = False
+  refine: RefineSampling | None = None
 
 
 @flax.struct.dataclass
@@ -106,12 +117,22 @@ def sample_keys(seed: int, indices: jax.Array) -> jax.Array:
   return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.asarray(indices))
 
 
-def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
+def build_sampler(
+  star: Star,
+  vqvae: VQVAE,
+  config: SamplerConfig,
+  head: RefineHead | None = None,
+) -> SampleFn:
   """The jitted sampler of a model and its tokenizer.
+
+  Args:
+    star, vqvae: the model and its tokenizer.
+    config: see there.
+    head: what `config.refine` asks.
 
   Returns:
     fn(params, given, null, keys_B, knobs, edit=None) -> SampleOutput, with
-      params: {"star": ..., "tokenizer": ...};
+      params: {"star": ..., "tokenizer": ...}, and "refine" with a head;
       given: TextStates of the B prompts, or int32 [B] classes;
       null: the same of the empty prompt or null class, batch 1 (or B);
       keys_B: typed PRNG keys, see `sample_keys`;
@@ -121,17 +142,18 @@ def build_sampler(star: Star, vqvae: VQVAE, config: SamplerConfig) -> SampleFn:
     returned, so that its cache can be inspected.
 
   Raises:
-    ValueError: model and tokenizer do not fit together; at the first call, an
-      edit by, or Gumbel smoothing of, a model that predicts token by token.
+    ValueError: model and tokenizer do not fit together; refinement without a
+      head, or of scales too small for their rounds; at the first call, an edit
+      by, or Gumbel smoothing of, a model that predicts token by token.
   """
   check_pair(star, vqvae)
+  check_refine(star.config, config.refine, head)
+  models = Models(star, vqvae, head)
   by_scale = star.config.prediction == "scale"
   draw_all = _draw_all_scales if by_scale else _draw_all_tokens
 
   def sample(params, given, null, keys_B, knobs, edit=None):
-    out = draw_all(
-      star, vqvae, config, params, given, null, keys_B, knobs, edit
-    )
+    out = draw_all(models, config, params, given, null, keys_B, knobs, edit)
     image = None
     if config.return_image:
       image = _decode(vqvae, params, out["f_hats_KBhwCv"][-1])
@@ -170,33 +192,60 @@ def check_pair(star: Star, vqvae: VQVAE) -> None:
       )
 
 
+class Models(NamedTuple):
+  """What a sampler runs."""
+
+  star: Star
+  vqvae: VQVAE
+  head: RefineHead | None
+
+
 def _draw_all_scales(
-  star, vqvae, config: SamplerConfig, params, given, null, keys_B, knobs, edit
+  models: Models,
+  config: SamplerConfig,
+  params,
+  given,
+  null,
+  keys_B,
+  knobs,
+  edit,
 ) -> dict[str, Any]:
   """The loop; returns the fields of `SampleOutput` but the picture."""
+  star, vqvae, _ = models
   schedule, batch = star.config.schedule, batch_of(given)
-  variables, tokenizer = (
-    {"params": params[part]} for part in ("star", "tokenizer")
+  tokenizer = {"params": params["tokenizer"]}
+  condition = _condition(
+    star, {"params": params["star"]}, given, null, config.guided
   )
-  condition = _condition(star, variables, given, null, config.guided)
   cache = init_cache(star.config, batch_of(condition))
   f_hat = jnp.zeros((batch, *schedule.final_grid, vqvae.config.code_dim))
   given_f_hat = f_hat
   x_BlCv, idx, f_hats, all_logits, drawn = None, [], [], [], []
   for k in range(schedule.num_scales):
-    logits, cache = star.apply(
-      variables,
+    logits, cache, features = star.apply(
+      {"params": params["star"]},
       k,
       _both_halves(x_BlCv, config.guided),
       condition,
       cache,
+      return_features=True,
       method="decode_scale",
     )
-    if config.guided:
-      cond, uncond = jnp.split(logits, 2)
-      t = knobs.cfg_scale * schedule.cfg_ratio(k)
-      logits = logit_ops.guide(cond, uncond, t)
-    idx_Bl, choice = _choose(logits, keys_B, k, schedule, knobs, config)
+    logits = _guided(logits, config.guided, knobs, schedule.cfg_ratio(k))
+    if config.refine and k >= models.head.refine.first_scale:
+      idx_Bl = choice = _draw_refined(
+        models,
+        config,
+        params,
+        k,
+        logits,
+        features,
+        _pooled(given, null, config.guided),
+        keys_B,
+        knobs,
+      )
+    else:
+      idx_Bl, choice = _choose(logits, keys_B, k, schedule, knobs, config)
     if config.return_logits:
       all_logits.append(logits)
       drawn.append(idx_Bl)
@@ -223,10 +272,76 @@ def _draw_all_scales(
   }
 
 
+def _guided(logits_RlV, guided: bool, knobs, ratio) -> jax.Array:
+  """Both halves mixed at `ratio` of the guidance, [B, l, V]."""
+  if not guided:
+    return logits_RlV
+  cond, uncond = jnp.split(logits_RlV, 2)
+  return logit_ops.guide(cond, uncond, knobs.cfg_scale * ratio)
+
+
+def _pooled(given, null, guided: bool) -> jax.Array:
+  """float32 [R, D]: the pooled texts of the rows of the model's batch."""
+  pooled_BD = jnp.asarray(given.pooled_BD, jnp.float32)
+  if not guided:
+    return pooled_BD
+  empty = jnp.asarray(null.pooled_BD, jnp.float32)
+  return jnp.concatenate([pooled_BD, jnp.broadcast_to(empty, pooled_BD.shape)])
+
+
+def _draw_refined(
+  models, config, params, k, logits, features_RlC, pooled_RD, keys_B, knobs
+) -> jax.Array:
+  """Tokens [B, l] of scale k, drawn in rounds.
+
+  The head's logits are guided in full, whatever the scale.
+  """
+  star, vqvae, head = models
+  num_scales, length = star.config.schedule.num_scales, logits.shape[1]
+
+  def ask(visible_Bl, fixed_Bl):
+    codes_BlCv = vqvae.apply(
+      {"params": params["tokenizer"]}, fixed_Bl, method="codes"
+    )
+    shown = jnp.where(visible_Bl[..., None], codes_BlCv, 0.0)
+    out = head.apply(
+      {"params": params["refine"]},
+      _both_halves(shown, config.guided),
+      features_RlC,
+      pooled_RD,
+      (k,),
+    )
+    return _guided(out, config.guided, knobs, 1.0)
+
+  # Streams of a refined scale, behind those of draws and smoothing.
+  scale_keys_B = _streams(keys_B, 2 * num_scales + k)
+
+  def draw(number, logits_BlV):
+    filtered = _filtered(logits_BlV, knobs)
+    noise = _noise(scale_keys_B, 1 + number, filtered.shape[1:])
+    return filtered, logit_ops.draw(filtered, noise)
+
+  return draw_in_rounds(
+    ask,
+    draw,
+    logits if config.refine.asks_transformer(k) else None,
+    random_confidence(scale_keys_B, length),
+    config.refine.rounds_of(k),
+  )
+
+
 def _draw_all_tokens(
-  star, vqvae, config: SamplerConfig, params, given, null, keys_B, knobs, edit
+  models: Models,
+  config: SamplerConfig,
+  params,
+  given,
+  null,
+  keys_B,
+  knobs,
+  edit,
 ) -> dict[str, Any]:
   """The same where tokens come one after the other."""
+  star, vqvae, _ = models
   if edit is not None or config.gumbel_smooth:
     raise ValueError(
       "This model predicts token by token: editing and Gumbel smoothing need"
@@ -235,9 +350,7 @@ def _draw_all_tokens(
   variables = {"params": params["star"]}
 
   def draw(logits, ratio, place):
-    if config.guided:
-      cond, uncond = jnp.split(logits, 2)
-      logits = logit_ops.guide(cond, uncond, knobs.cfg_scale * ratio)
+    logits = _guided(logits, config.guided, knobs, ratio)
     noise = _noise(keys_B, place, logits.shape[1:])
     return logits, logit_ops.draw(_filtered(logits, knobs), noise)
 
@@ -328,8 +441,12 @@ def _filtered(logits_BlV: jax.Array, knobs: Knobs) -> jax.Array:
 
 def _noise(keys_B, stream, shape) -> jax.Array:
   """Gumbel noise [B, *shape]; every sample's own, from stream `stream`."""
-  keys = jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys_B)
-  return logit_ops.gumbel_noise(keys, shape)
+  return logit_ops.gumbel_noise(_streams(keys_B, stream), shape)
+
+
+def _streams(keys_B, stream) -> jax.Array:
+  """Every sample's key of a stream."""
+  return jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys_B)
 
 
 def _decode(vqvae, params, f_hat_BhwCv: jax.Array) -> jax.Array:

@@ -15,7 +15,10 @@ from star_jax.convert.refine import (
 from star_jax.convert.star import star_from_torch
 from star_jax.model.refine import RefineConfig, RefineHead, refine_loss
 from star_jax.model.star import Star
+from star_jax.sampling import rounds
+from star_jax.sampling import sampler as sampler_lib
 from tests.golden.conftest import cases_of
+from tests.golden.quantizer_test import nhwc
 from tests.golden.star_cases import (
   QUICK,
   arrays,
@@ -25,7 +28,7 @@ from tests.golden.star_cases import (
 )
 
 # Golden README, section 5.
-TEACHER_ATOL = 1e-4
+TEACHER_ATOL, GUIDED_ATOL = 1e-4, 1e-3
 
 KIND = "star_causal_driven_stable_sampler"
 CASES = [
@@ -150,3 +153,97 @@ def test_names_go_there_and_back(name, case, mode):
   deeper = dataclasses.replace(refine, depth=refine.depth + 1)
   with pytest.raises(ValueError, match=r"feat_extract_blocks\.\d"):
     refine_from_torch(state, config, deeper)
+
+
+RUNS = [
+  pytest.param(p.values[0], p.values[1], run, id=f"{p.id}-{run}", marks=p.marks)
+  for p in cases_of(KIND)
+  for run in p.values[1].get("inference", {"absent": None})
+]
+
+
+@pytest.mark.parametrize(("name", "case", "run"), RUNS)
+def test_greedy_samples_with_given_random_numbers(name, case, run, monkeypatch):
+  """All rounds of all scales: who is fixed when, and with which token."""
+  _, mode, version, draw = run.split("_")
+  options, prefix = case["inference"][run], run
+  config, refine, star_params, params, tensors = setup(case, mode)
+  # The official-mode runs have the random numbers of the per-sample ones.
+  source = f"ar_persample_{version}_{draw}"
+  scales = range(refine.first_scale, config.schedule.num_scales)
+  uniform = iter([jnp.asarray(tensors[f"{source}.s{k}.rand"]) for k in scales])
+  monkeypatch.setattr(
+    sampler_lib, "random_confidence", lambda keys, num_tokens: next(uniform)
+  )
+  monkeypatch.setattr(
+    sampler_lib, "_noise", lambda keys, stream, shape: jnp.zeros((1, *shape))
+  )
+  vqvae, vqvae_params = tokenizer_of(case, config)
+  models = sampler_lib.Models(Star(config), vqvae, RefineHead(config, refine))
+  sampler_config = sampler_lib.SamplerConfig(
+    return_logits=True,
+    refine=rounds.TRANSFORMER_FIRST if version == "1024" else rounds.HEAD,
+  )
+  knobs = sampler_lib.Knobs(cfg_scale=options["cfg"], top_k=options["top_k"])
+
+  def sample(params, keys_B):
+    # The body of the sampler, with what its rounds did beside it.
+    seen = []
+
+    def draw_and_tell(*args):
+      idx_Bl, *every = rounds.draw_in_rounds(*args, return_rounds=True)
+      seen.append(every)
+      return idx_Bl
+
+    monkeypatch.setattr(sampler_lib, "draw_in_rounds", draw_and_tell)
+    out = sampler_lib._draw_all_scales(
+      models, sampler_config, params, *text_states(case), keys_B, knobs, None
+    )
+    return sampler_lib.SampleOutput(**out), seen
+
+  out, seen = jax.jit(sample, compiler_options=QUICK)(
+    {"star": star_params, "tokenizer": vqvae_params, "refine": params},
+    sampler_lib.sample_keys(0, jnp.arange(case["batch"])),
+  )
+  np.testing.assert_array_equal(out.idx_BL, tensors[f"{prefix}.tokens"])
+  if f"{prefix}.fhat" in tensors:
+    np.testing.assert_allclose(
+      out.f_hat_BhwCv, nhwc(tensors[f"{prefix}.fhat"]), atol=GUIDED_ATOL
+    )
+  plain = f"{prefix}.logits_before_from_idx"
+  if plain in tensors:
+    np.testing.assert_allclose(
+      out.logits_BLV[:, : case["bg_last"]], tensors[plain], atol=GUIDED_ATOL
+    )
+  for k, (early, late) in zip(scales, seen, strict=True):
+    check_rounds(early, late, tensors, f"{prefix}.s{k}")
+
+
+def check_rounds(early, late, tensors, name):
+  """Masks and confidences after every round of one scale."""
+  if f"{name}.step_mask" not in tensors:
+    return
+  for ours, theirs in (("visible", "mask"), ("confidence", "conf")):
+    found = np.concatenate([early[ours], late[ours]])
+    np.testing.assert_allclose(
+      found, tensors[f"{name}.step_{theirs}"], atol=GUIDED_ATOL, err_msg=name
+    )
+  if f"{name}.step_mask_mid" in tensors:
+    np.testing.assert_array_equal(
+      early["middle"], tensors[f"{name}.step_mask_mid"] > 0
+    )
+
+
+@pytest.mark.parametrize(("name", "case"), cases_of("table"))
+def test_tokens_of_every_round(name, case):
+  if name != "star_mask_schedule":
+    pytest.skip("another table")
+  for row in case["table"]:
+    length = row["patch_size"] ** 2
+    if row.get("invalid_for_sampling"):
+      with pytest.raises(ValueError, match="too many for a scale of"):
+        rounds.tokens_per_round(length, row["step"])
+    elif row["mode"] == "arccos":
+      np.testing.assert_array_equal(
+        rounds.tokens_per_round(length, row["step"]), row["tokens_per_step"]
+      )
