@@ -76,7 +76,7 @@ def edit(
       to draw anew.
     outpaint: keep the inside of box or mask, draw the outside.
     count: how many results.
-    **settings: cfg_scale, top_k, top_p, temperature, gumbel_smooth.
+    **settings: the knobs of `StarPipeline.sample_all`.
 
   Raises:
     ValueError: not exactly one of box and mask, a mask of another size, one

@@ -42,6 +42,8 @@ class SamplerConfig:
       the work is saved, so cfg_scale == 0 should use guided=False.
     gumbel_smooth: feed soft mixtures of codes to the next scale and to the
       picture (VAR's `more_smooth`); tokens are still drawn. For looks only.
+    smooth_filtered: smooth the logits after top-k and top-p, as in VAR; False:
+      before them, as in STAR. Without gumbel_smooth it changes nothing.
     return_image: decode the last f_hat.
     return_logits: return the logits that were drawn from, after guidance and
       before temperature and filters.
@@ -49,6 +51,7 @@ class SamplerConfig:
 
   guided: bool = True
   gumbel_smooth: bool = False
+  smooth_filtered: bool = True
   return_image: bool = True
   return_logits: bool = False
 
@@ -266,8 +269,8 @@ def _choose(logits_BlV, keys_B, k: int, schedule, knobs, config):
     idx_Bl, and what the next scale is made from: the same tokens, or weights
     [B, l, V] over the codebook with Gumbel smoothing.
   """
-  logits = logit_ops.apply_temperature(logits_BlV, knobs.temperature)
-  logits = logit_ops.filter_top_k(logits, knobs.top_k)
+  every = logit_ops.apply_temperature(logits_BlV, knobs.temperature)
+  logits = logit_ops.filter_top_k(every, knobs.top_k)
   logits = logit_ops.filter_top_p(logits, knobs.top_p)
 
   def noise(stream: int):
@@ -280,7 +283,8 @@ def _choose(logits_BlV, keys_B, k: int, schedule, knobs, config):
   # Streams 0 .. K-1 are the draws, K .. 2K-1 the smoothing.
   smooth = noise(schedule.num_scales + k)
   ratio = schedule.cfg_ratio(k)
-  return idx_Bl, logit_ops.smooth_weights(logits, smooth, ratio)
+  mixed = logits if config.smooth_filtered else every
+  return idx_Bl, logit_ops.smooth_weights(mixed, smooth, ratio)
 
 
 def _decode(vqvae, params, f_hat_BhwCv: jax.Array) -> jax.Array:

@@ -246,6 +246,8 @@ class TransformerTask:
         "top_p": options.top_p,
         "temperature": options.temperature,
         "gumbel_smooth": False,
+        # As in VAR, and as in STAR.
+        "smooth_filtered": self._classes,
       },
       licence=self.config.licence,
       notes={
