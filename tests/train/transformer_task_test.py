@@ -155,16 +155,16 @@ def test_prompts_are_dropped_in_training_only(parts, cached):
   params, extra = jax.jit(task.init)(jax.random.key(0))
   loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
 
-  def losses(train):
+  def losses(step):
     """With the texts as they are and with other ones."""
     others = batch | {"text": -batch["text"]}
     return [
-      float(loss(params, extra, task.frozen, b, jax.random.key(1), train)[0])
+      float(loss(params, extra, task.frozen, b, jax.random.key(1), step)[0])
       for b in (batch, others)
     ]
 
-  assert len(set(losses(train=True))) == 1
-  assert len(set(losses(train=False))) == 2
+  assert len(set(losses(step=0))) == 1
+  assert len(set(losses(step=None))) == 2
 
 
 def test_cache_of_another_tokenizer_is_refused(parts, cached):
@@ -193,17 +193,17 @@ def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
   params, extra = jax.jit(task.init)(jax.random.key(0))
   loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
 
-  def tail(train, seed):
-    args = (params, extra, task.frozen, batch, jax.random.key(seed), train)
+  def tail(step, seed):
+    args = (params, extra, task.frozen, batch, jax.random.key(seed), step)
     return float(loss(*args)[1][0]["loss_tail"])
 
   # One of four tokens, drawn anew; held-out figures are of all of them.
-  assert len({tail(True, seed) for seed in range(30)}) > 3
-  assert len({tail(False, seed) for seed in range(3)}) == 1
+  assert len({tail(0, seed) for seed in range(30)}) > 3
+  assert len({tail(None, seed) for seed in range(3)}) == 1
   for wrong in ((5,), (0,), (1, 1, 1)):
     task.config.tail_tokens = wrong
     with pytest.raises(ValueError, match=r"the scales have \(1, 4\), got"):
-      task.loss(params, extra, task.frozen, batch, jax.random.key(0), True)
+      task.loss(params, extra, task.frozen, batch, jax.random.key(0), 0)
 
 
 def test_cache_of_another_text_window_is_refused(parts, cached):
