@@ -197,18 +197,13 @@ class TransformerTask:
     return map(self._encode, batches_lib.eval_batches(config))
 
   def _cache(self, split: str) -> TokenCache:
-    if self._classes:
-      raise ValueError(
-        "Token caches hold captions, not classes: a model of classes reads"
-        " pictures (config.data 'digits', 'folder' or 'icons')."
-      )
     path = Path(self.config.cache.directory) / split
-    verify = self.config.cache.verify
-    cache = TokenCache(path, self.condition.max_tokens, verify=verify)
-    wanted = frozen_lib.cache_identity(
-      self.tokenizer, TextSettings.of(self.condition)
-    )
+    window = 0 if self._classes else self.condition.max_tokens
+    cache = TokenCache(path, window, verify=self.config.cache.verify)
+    wanted = frozen_lib.cache_identity(self.tokenizer, self.condition)
     check_identity(path, cache.identity, wanted)
+    if self._classes:
+      cache.use_labels(self.condition.encode)
     return cache
 
   def _encode(self, batch: Batch) -> Batch:
