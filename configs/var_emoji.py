@@ -7,8 +7,8 @@
 
 32 GFLOP a step: 1,000 steps are some four minutes of two AMD EPYC cores at the
 170 GFLOP/s of docs/budget.md. Not run to its end yet: beside ten other
-processes it made 0.1 to 0.4 steps a second and was stopped after 300.
-Expected: training loss 6.2 nats a token in the first 50 steps, 3.2 at step 300;
+processes it made 0.1 to 0.4 steps a second and was stopped at 356.
+Expected: training loss 6.2 nats a token in the first 50 steps, 3.0 at the end;
 held out, over all tokens, 3.2 at step 250. The sheet of step 250 has classes
 that differ, not drawings yet: a yellow disc for smileys, stripes for flags, a
 red field with signs for symbols.
