@@ -50,9 +50,21 @@ def training(stage: str) -> ConfigDict:
   c.optimizer = optimizer()
   c.data = "mixture"
   c.data_options = data.options()
+  if stage == "transformer":
+    c.progressive = progressive()
   # Of the exported weights.
   c.licence = "CC BY-SA 4.0; the art they were trained on is listed in NOTICE."
   return c
+
+
+def progressive() -> ConfigDict:
+  """Coarse scales first, as VAR's `pg`; see star_jax/train/progressive.py."""
+  p = ConfigDict()
+  p.share = 0.0  # of the run until all scales are trained; 0: from the start
+  p.first_scale = 4  # index of the finest scale of the first stage
+  # Until a scale that joined counts fully; VAR takes num_steps / 300.
+  p.warmup_steps = 0
+  return p
 
 
 def optimizer() -> ConfigDict:

@@ -27,6 +27,7 @@ def options() -> ConfigDict:
       background_share=0.5,  # how often the caption names the background
       default_background="white",  # of the others
       canonical=False,  # no augmentation
+      classes=False,  # captions are categories of emoji
     )
   )
   o.scenes = ConfigDict(

@@ -37,13 +37,16 @@ SEED = flags.DEFINE_integer("seed", 0, "Prompt i draws from (seed, i).")
 # None: the bundle says what suits its model.
 CFG_SCALE = flags.DEFINE_float(
   "cfg_scale", None, "Guidance, 0 = off. Default: what the bundle recommends,"
-  " as for the next four."
+  " as for the next five."
 )  # fmt: skip
 TOP_K = flags.DEFINE_integer("top_k", None, "Tokens kept a draw, 0 = all.")
 TOP_P = flags.DEFINE_float("top_p", None, "Nucleus in (0, 1], 1 = all.")
 TEMPERATURE = flags.DEFINE_float("temperature", None, "Above 0; 1 = as is.")
 GUMBEL_SMOOTH = flags.DEFINE_boolean(
   "gumbel_smooth", None, "Softer looks; not for measurements."
+)
+SMOOTH_FILTERED = flags.DEFINE_boolean(
+  "smooth_filtered", None, "Smooth what top-k and top-p leave, not all logits."
 )
 BATCH = flags.DEFINE_integer("batch", 4, "Most pictures drawn at once.")
 SHEET = flags.DEFINE_boolean("sheet", True, "Write contact_sheet.png.")
@@ -71,6 +74,7 @@ def main(argv):
       "top_p": TOP_P.value,
       "temperature": TEMPERATURE.value,
       "gumbel_smooth": GUMBEL_SMOOTH.value,
+      "smooth_filtered": SMOOTH_FILTERED.value,
     },
     sheet=SHEET.value,
     strip=STRIP.value,

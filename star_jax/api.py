@@ -41,6 +41,7 @@ from star_jax.sampling.settings import (
   check_integer,
   check_seed,
   check_settings,
+  with_later_knobs,
 )
 from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.tokenizer.vqvae import VQVAE
@@ -137,6 +138,7 @@ class StarPipeline:
     top_p: float | None = None,
     temperature: float | None = None,
     gumbel_smooth: bool | None = None,
+    smooth_filtered: bool | None = None,
     batch: int = MAX_BATCH,
     return_scales: bool = False,
   ) -> Samples:
@@ -149,12 +151,14 @@ class StarPipeline:
       prompts: one string or several; of a model of classes their names or
         numbers.
       seed: 0 <= seed < 2**32.
-      cfg_scale: guidance, 0 = off. This and the other four knobs default to
+      cfg_scale: guidance, 0 = off. This and the other five knobs default to
         what the bundle recommends.
       top_k: tokens kept per draw, 0 = all.
       top_p: nucleus in (0, 1], 1 = all.
       temperature: above 0.
       gumbel_smooth: softer looks; not for measurements.
+      smooth_filtered: smooth what top-k and top-p leave (VAR), not all logits
+        (STAR).
       batch: most pictures that are drawn at once. Fewer prompts are padded to
         a power of two, so that no request compiles anew.
       return_scales: also the picture after every scale.
@@ -169,6 +173,7 @@ class StarPipeline:
       top_p=top_p,
       temperature=temperature,
       gumbel_smooth=gumbel_smooth,
+      smooth_filtered=smooth_filtered,
     )
     check_seed(seed)
     check_integer("batch", batch, 1, None)
@@ -210,7 +215,7 @@ class StarPipeline:
         f"The picture was drawn with the weights {recipe.weights}, the loaded"
         f" ones are {self.bundle.hash}; give its bundle."
       )
-    settings = self.settings(**recipe.settings)
+    settings = self.settings(**with_later_knobs(recipe.settings))
     recipe = dataclasses.replace(recipe, settings=settings)
     check_integer("batch", recipe.batch, 1, None)
     check_integer("slot", recipe.slot, 0, recipe.batch - 1)
@@ -230,7 +235,7 @@ class StarPipeline:
     )
 
   def settings(self, **given) -> dict[str, Any]:
-    """The five sampling knobs: the bundle's, replaced by those given.
+    """The six sampling knobs: the bundle's, replaced by those given.
 
     Raises:
       ValueError: an unknown name or a value outside its range.
@@ -279,6 +284,8 @@ class StarPipeline:
     config = SamplerConfig(
       guided=settings["cfg_scale"] > 0,
       gumbel_smooth=settings["gumbel_smooth"],
+      # Without smoothing one program serves both.
+      smooth_filtered=settings["gumbel_smooth"] and settings["smooth_filtered"],
     )
     if config not in self._samplers:
       self._samplers[config] = build_sampler(self._star, self._vqvae, config)

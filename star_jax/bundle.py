@@ -33,7 +33,7 @@ from star_jax.convert.state_dict import Converted
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
-from star_jax.sampling.settings import SAMPLING_KEYS
+from star_jax.sampling.settings import SAMPLING_KEYS, with_later_knobs
 from star_jax.tensor_file import write_tensors
 from star_jax.text.encoder import TextEncoder
 from star_jax.text.states import TextStates
@@ -209,6 +209,7 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
   }
   if "star" in configs:
     check_pair(Star(configs["star"]), VQVAE(configs["tokenizer"]))
+    header["sampling"] = with_later_knobs(header["sampling"] or {})
     _check_sampling_keys(header["sampling"])
   return Bundle(
     tokenizer_config=configs["tokenizer"],

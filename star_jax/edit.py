@@ -16,7 +16,7 @@ from PIL import Image
 
 from star_jax import pictures
 from star_jax.data import transforms
-from star_jax.inputs import open_picture, to_model_input
+from star_jax.inputs import open_picture, prompt_list, to_model_input
 from star_jax.sampling.editing import Edit, box_mask, keep_tokens
 from star_jax.sampling.settings import check_integer, check_seed
 from star_jax.tokenizer.resize import area_matrix
@@ -76,13 +76,15 @@ def edit(
       to draw anew.
     outpaint: keep the inside of box or mask, draw the outside.
     count: how many results.
-    **settings: cfg_scale, top_k, top_p, temperature, gumbel_smooth.
+    **settings: the knobs of `StarPipeline.sample_all`.
 
   Raises:
     ValueError: not exactly one of box and mask, a mask of another size, one
-      that leaves nothing to draw or nothing to keep, or a bad setting.
+      that leaves nothing to draw or nothing to keep, a prompt that is no class
+      of a model of classes, or a bad setting.
   """
   settings = star.settings(**settings)
+  (prompt,) = prompt_list([prompt])
   check_seed(seed)
   check_integer("count", count, 1, None)
   schedule = star.bundle.tokenizer_config.schedule
@@ -121,7 +123,7 @@ def _change(star, picture, box, mask) -> np.ndarray:
     given = "neither" if box is None else "both"
     raise ValueError(f"An edit takes a box or a mask, got {given}.")
   if box is not None:
-    return box_mask(grid, tuple(box))
+    return box_mask(grid, box)
   size, mask = open_picture(picture).size, open_picture(mask)
   if mask.size != size:
     raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ def prompt_list(prompts: str | Sequence[str]) -> list[str]:
   Raises:
     ValueError: no prompt, or something that is not a string.
   """
-  prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+  if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+    prompts = [prompts]
+  prompts = list(prompts)
   if not prompts:
     raise ValueError("At least one prompt is needed, got an empty list.")
   for prompt in prompts:
@@ -70,10 +72,16 @@ def to_model_input(
     size: (H, W) in pixels.
 
   Raises:
-    ValueError: not a picture.
+    ValueError: not a picture, or one without a pixel.
     OSError: the file cannot be read.
   """
-  image = transforms.to_rgb(open_picture(picture))
+  image = open_picture(picture)
+  if not min(image.size):
+    raise ValueError(
+      f"A picture has one pixel a side or more, got {image.size[0]} x"
+      f" {image.size[1]}."
+    )
+  image = transforms.to_rgb(image)
   return transforms.to_unit_range(transforms.resize_and_crop(image, size))
 
 

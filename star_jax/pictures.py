@@ -33,7 +33,7 @@ class Recipe:
 
   Attributes:
     prompt, seed, index: the draw uses fold_in(key(seed), index).
-    settings: cfg_scale, top_k, top_p, temperature, gumbel_smooth.
+    settings: a value for each of SAMPLING_KEYS.
     weights: hash of the bundle.
     batch, slot: size of the compiled batch and the row in it. Products of
       another shape round differently, so an identical redraw needs them.

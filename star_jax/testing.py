@@ -25,6 +25,7 @@ SAMPLING = {
   "top_p": 1.0,
   "temperature": 1.0,
   "gumbel_smooth": False,
+  "smooth_filtered": False,
 }
 
 

@@ -1,5 +1,6 @@
 """`star_jax.load()` and what a loaded model does, on a random tiny model."""
 
+import dataclasses
 import subprocess
 import sys
 import warnings
@@ -84,6 +85,18 @@ def test_a_recipe_redraws_the_same_picture(star, drawn, tmp_path):
   again = star.redraw(pictures.read_recipe(path))
   assert_same(again.images[0], drawn.images[2])
   assert again.recipes == [drawn.recipes[2]]
+  # A picture from before a knob was drawn without it.
+  old = dataclasses.replace(
+    drawn.recipes[2],
+    settings={
+      key: value
+      for key, value in drawn.recipes[2].settings.items()
+      if key != "smooth_filtered"
+    },
+  )
+  again = star.redraw(old)
+  assert_same(again.images[0], drawn.images[2])
+  assert again.recipes[0].settings["smooth_filtered"] is True
   other = drawn.recipes[2].__class__(
     **{**vars(drawn.recipes[2]), "weights": "0" * 16}
   )
@@ -156,6 +169,7 @@ def test_log_prob_of_a_picture_is_that_of_its_tokens(star, drawn):
     ({"top_p": 1.1}, r"top_p is in \(0, 1\]"),
     ({"temperature": 0}, "temperature is above 0"),
     ({"gumbel_smooth": "yes"}, "gumbel_smooth is True or False"),
+    ({"smooth_filtered": 1}, "smooth_filtered is True or False, got 1"),
     ({"seed": -1}, "seed is an integer from 0"),
     ({"seed": 2**32}, "seed is an integer from 0"),
     ({"batch": 0}, "batch is an integer 1 or more"),

@@ -35,6 +35,43 @@ def test_the_class_decides(star, named):
   np.testing.assert_array_equal(out.tokens_BL[0, out.keep_L], kept)
 
 
+@pytest.mark.parametrize("outpaint", [False, True])
+def test_an_edit_keeps_the_tokens_of_every_scale(star, outpaint):
+  rng = np.random.default_rng(0)
+  picture = rng.integers(0, 255, (12, 12, 3), np.uint8)
+  given = star.encode(picture)
+  out = star.edit(
+    picture, "cc", 2, box=(0, 0.5, 1, 1), outpaint=outpaint, temperature=9.0
+  )
+  # Of 1 x 1 all, then the columns of a half: one of two; of three the left two
+  # (1.5 cells round to 2) or the right one.
+  kept, drawn = [0], []
+  for begin, side, left in ((1, 2, 1), (5, 3, 2)):
+    for cell in range(side * side):
+      keep = (cell % side < left) != outpaint
+      (kept if keep else drawn).append(begin + cell)
+  np.testing.assert_array_equal(out.tokens_BL[0, kept], given[kept])
+  assert (out.tokens_BL[0, drawn] != given[drawn]).any()
+  other = star.edit(
+    picture, "aa", 2, box=(0, 0.5, 1, 1), outpaint=outpaint, temperature=9.0
+  )
+  assert (out.tokens_BL != other.tokens_BL).any()
+
+
+@pytest.mark.parametrize("prompt", ["dog", "3", "-1", "1.5"])
+@pytest.mark.parametrize("call", ["sample", "edit", "log_prob"])
+def test_what_is_no_class_is_refused_by_every_call(star, call, prompt):
+  picture = np.zeros((12, 12, 3), np.uint8)
+  message = rf"from 0 to 2 or a name \(aa, bb, cc\), got '{prompt}'"
+  with pytest.raises(ValueError, match=message):
+    if call == "sample":
+      star.sample([prompt])
+    elif call == "edit":
+      star.edit(picture, prompt, box=(0, 0.5, 1, 1))
+    else:
+      star.log_prob(picture, prompt)
+
+
 def test_labels():
   labels = ClassLabels(3)
   np.testing.assert_array_equal(labels.encode(["1", " 0 ", ""]), [1, 0, 3])

@@ -106,6 +106,15 @@ def test_launch_ends_in_one_sentence_and_status_2(launch):
   assert "Traceback" not in done.stderr
 
 
+def test_a_class_that_is_none_ends_in_one_sentence(launch, tmp_path):
+  testing.save_tiny_class_bundle(tmp_path)
+  done, _ = launch("3", f"--ckpt={tmp_path}", f"--out={tmp_path / 'out'}")
+  assert done.returncode == 2 and "Traceback" not in done.stderr
+  assert done.stderr.splitlines()[-1] == (
+    "A class is a number from 0 to 2 or a name (aa, bb, cc), got '3'."
+  )
+
+
 def test_prompts_come_from_exactly_one_place(tmp_path):
   with pytest.raises(ValueError, match="got none of them"):
     commands.read_request([])

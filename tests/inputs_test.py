@@ -14,6 +14,8 @@ def test_one_prompt_is_a_list_of_one():
     inputs.prompt_list([])
   with pytest.raises(ValueError, match="strings, got 3"):
     inputs.prompt_list(["a", 3])
+  with pytest.raises(ValueError, match="strings, got 7"):
+    inputs.prompt_list(7)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,12 @@ def test_every_mode_becomes_rgb(mode):
 def test_transparency_goes_onto_white():
   image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
   np.testing.assert_allclose(inputs.to_model_input(image, (4, 4)), 1.0)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3)])
+def test_a_picture_without_a_pixel_is_refused(shape):
+  with pytest.raises(ValueError, match="one pixel a side or more, got"):
+    inputs.to_model_input(np.zeros(shape, np.uint8), (4, 4))
 
 
 def test_what_is_no_picture_is_refused(tmp_path):

@@ -38,6 +38,10 @@ def test_print_config_shows_the_merged_tree_and_trains_nothing():
     ([TOKENIZER, "--config.batch_size=many"], "batch_size"),
     ([TOKENIZER + ":huge"], "'huge'"),
     (["--config=configs/absent.py"], "absent.py"),
+    (
+      [TOKENIZER + ":runlocal", "--config.data_options.size=(30, 30)"],
+      "config.data_options.size is (30, 30)",
+    ),
     ([], "--config is needed"),
     ([TOKENIZER, "extra"], "extra"),
     ([TOKENIZER, "--compare_to=absent.json"], "No curves at absent.json"),

@@ -32,6 +32,7 @@ VAR_SAMPLING = {
   "top_p": 0.95,
   "temperature": 1.0,
   "gumbel_smooth": False,
+  "smooth_filtered": True,
 }
 
 

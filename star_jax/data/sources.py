@@ -60,6 +60,8 @@ class IconSource:
     background_share, default_background: as in `SceneConfig`.
     canonical: no augmentation at all: centred, full size, on white, with the
       caption used for measuring.
+    classes: the caption of a picture is its category, one of
+      `art.names.CATEGORIES`; it tells nothing else.
   """
 
   def __init__(
@@ -75,6 +77,7 @@ class IconSource:
     background_share: float = 0.0,
     default_background: str = "",
     canonical: bool = False,
+    classes: bool = False,
   ):
     wanted = "heldout" if check_split(split) == "heldout" else "train"
     known = {record.style for record in store.records}
@@ -94,6 +97,7 @@ class IconSource:
     self.min_scale = min_scale
     self.step = max(lattice * min(self.size) // 64, 1)
     self.canonical = canonical
+    self.classes = classes
     self.positions = [
       i
       for i, record in enumerate(store.records)
@@ -108,6 +112,12 @@ class IconSource:
     return len(self.positions)
 
   def example(self, index: int, seed: int) -> Example:
+    image, caption, meta = self._captioned(index, seed)
+    if self.classes:
+      caption = self.store.records[meta["record"]].category
+    return image, caption, meta
+
+  def _captioned(self, index: int, seed: int) -> Example:
     position = self.positions[index]
     record = self.store.records[position]
     rgba = self.store.rgba(position)

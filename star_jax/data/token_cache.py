@@ -14,7 +14,9 @@ A cache is one directory:
 
 A shard counts once it is in the manifest, which also holds the position of
 the data iterator after it: a build that was killed goes on behind its last
-whole shard. Equal captions are encoded and stored once.
+whole shard. Equal captions are encoded and stored once. In a cache of classes
+captions are names of classes, and the states have no width: which class a name
+is, the reader says.
 
 L: tokens of all scales, T: text tokens, D: text width, B: batch.
 """
@@ -39,6 +41,7 @@ ARRAYS = ("idx", "caption", "text", "offset", "pooled")
 
 EncodeImages = Callable[[np.ndarray], np.ndarray]
 EncodeText = Callable[[Sequence[str]], Any]
+EncodeLabels = Callable[[Sequence[str]], np.ndarray]
 
 
 class TokenCacheWriter:
@@ -211,6 +214,19 @@ class TokenCache:
       )
     self._examples = np.cumsum([s["examples"] for s in manifest["shards"]])
     self._captions = np.cumsum([s["captions"] for s in manifest["shards"]])
+    self._words = [_words(s["name"]) for s in manifest["shards"]]
+    self._labels = None
+
+  def use_labels(self, encode: EncodeLabels) -> None:
+    """From here on batches have the classes of their captions, not texts.
+
+    Raises:
+      ValueError: a caption that `encode` does not know.
+    """
+    captions: list[str] = []
+    for name in self._words:
+      captions += json.loads((self.directory / name).read_text())
+    self._labels = np.asarray(encode(captions), np.int32)
 
   def _check_files(self, files: dict, verify: bool) -> None:
     for name, facts in files.items():
@@ -248,18 +264,17 @@ class TokenCache:
 
   def rows(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
     """A batch: idx int32 [B, L], text float16 [B, T, D], text_mask bool
-    [B, T], pooled float16 [B, D]."""
-    idx, text, pooled = [], [], []
+    [B, T], pooled float16 [B, D]; see `use_labels`: idx, label int32 [B]."""
+    idx, captions = [], []
     for index in indices:
       shard, row = _locate(self._examples, int(index))
       idx.append(self._shards[shard]["idx"][row])
-      caption = int(self._shards[shard]["caption"][row])
-      states, vector = self._caption(caption)
-      text.append(states)
-      pooled.append(vector)
-    batch = self._padded(text, np.stack(pooled))
-    batch["idx"] = np.stack(idx).astype(np.int32)
-    return batch
+      captions.append(int(self._shards[shard]["caption"][row]))
+    batch = {"idx": np.stack(idx).astype(np.int32)}
+    if self._labels is not None:
+      return batch | {"label": self._labels[captions]}
+    text, pooled = zip(*map(self._caption, captions))
+    return batch | self._padded(text, np.stack(pooled))
 
   def _caption(self, caption: int) -> tuple[np.ndarray, np.ndarray]:
     shard, row = _locate(self._captions, caption)
@@ -267,7 +282,9 @@ class TokenCache:
     begin, end = arrays["offset"][row : row + 2]
     return arrays["text"][begin:end], arrays["pooled"][row]
 
-  def _padded(self, text: list[np.ndarray], pooled) -> dict[str, np.ndarray]:
+  def _padded(
+    self, text: Sequence[np.ndarray], pooled
+  ) -> dict[str, np.ndarray]:
     shape = (len(text), self.max_tokens, text[0].shape[-1])
     text_BTD = np.zeros(shape, np.float16)
     mask_BT = np.zeros(shape[:2], bool)

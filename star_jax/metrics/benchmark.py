@@ -222,7 +222,8 @@ def _time_training(
   first = config.schedule.num_scales - len(tail_tokens)
   looked_at = sum((*config.schedule.lengths[:first], *tail_tokens))
 
-  def loss_fn(params, extra, frozen, batch, key, train):
+  def loss_fn(params, extra, frozen, batch, key, step):
+    del step
     kept = draw_tokens(config.schedule, tail_tokens, batch["idx"], key)
     x_BLCv = vqvae.apply(
       {"params": frozen}, batch["idx"], method="teacher_forcing_input"
@@ -232,7 +233,7 @@ def _time_training(
       x_BLCv,
       batch["text"],
       kept=kept if tail_tokens else None,
-      deterministic=not train,
+      deterministic=False,
       rngs={"drop_path": key},
     )
     idx_BL = jnp.take_along_axis(batch["idx"], kept.index_BL, axis=1)

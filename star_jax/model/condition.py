@@ -24,6 +24,11 @@ from star_jax.text.states import TextStates
 Given = TextStates | jax.Array
 
 
+def batch_of(given: Given) -> int:
+  """B, the number of prompts or classes."""
+  return jax.tree.leaves(given)[0].shape[0]
+
+
 @flax.struct.dataclass
 class Condition:
   """What the layers read of B prompts or labels.

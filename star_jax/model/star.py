@@ -45,7 +45,7 @@ class KeptTokens:
   index_BL: int32, their places among all tokens, in order; each sample has its
     own.
   weight_BL: float32, how many tokens of its scale each stands for.
-  lengths: how many of each scale, at least one.
+  lengths: how many of each scale, at least one; they may end with any scale.
   """
 
   index_BL: jax.Array
@@ -116,6 +116,7 @@ class Star(nn.Module):
       x_BLCv_wo_first_l: float [B, L - 1, Cv], what `teacher_forcing_input` of
         star_jax/teacher_forcing.py makes of the tokens: for every scale k >= 1
         what it sees of the scales before, or for every token the one before.
+        It may end with any scale, and so do the logits then.
       given: states of the B captions, or int32 [B] classes.
       kept: which tokens to look at; the others neither attend nor are attended
         to, and those kept of a scale stand for all of it in the softmax. None:
@@ -129,11 +130,11 @@ class Star(nn.Module):
     """
     cfg = self.config
     schedule = cfg.schedule
-    assert x_BLCv_wo_first_l.shape[1:] == (
-      schedule.num_tokens - 1,
-      cfg.code_dim,
-    ), (x_BLCv_wo_first_l.shape, schedule, cfg.code_dim)
-    tokens = np.arange(schedule.num_tokens)
+    _, num_tokens, code_dim = x_BLCv_wo_first_l.shape
+    num_tokens += 1
+    assert code_dim == cfg.code_dim, (code_dim, cfg.code_dim)
+    assert num_tokens in np.cumsum(schedule.lengths), (num_tokens, schedule)
+    tokens = np.arange(num_tokens)
     if kept is not None:
       tokens = kept
       x_BLCv_wo_first_l = jnp.take_along_axis(
@@ -277,7 +278,7 @@ class Star(nn.Module):
       lvl_L = jnp.asarray(schedule.level_ids)[tokens]
     elif isinstance(tokens, KeptTokens):
       lengths = tokens.lengths
-      lvl_L = np.repeat(np.arange(schedule.num_scales), lengths)
+      lvl_L = np.repeat(np.arange(len(lengths)), lengths)
       weight_BL, tokens = tokens.weight_BL, tokens.index_BL
     else:
       lvl_L = schedule.level_ids[tokens]

@@ -51,11 +51,15 @@ def box_mask(
   Raises:
     ValueError: a box that is not inside the picture, or holds no cell.
   """
-  y0, x0, y1, x1 = box
-  if not (0 <= y0 < y1 <= 1 and 0 <= x0 < x1 <= 1):
+  try:
+    y0, x0, y1, x1 = map(float, box)
+    inside = 0 <= y0 < y1 <= 1 and 0 <= x0 < x1 <= 1
+  except (TypeError, ValueError):
+    inside = False
+  if not inside:
     raise ValueError(
       "A box is (y0, x0, y1, x1) with 0 <= y0 < y1 <= 1 and 0 <= x0 < x1 <= 1,"
-      f" got {tuple(box)}."
+      f" got {box!r}."
     )
   h, w = grid
   mask = np.zeros(grid, bool)

@@ -101,7 +101,7 @@ def smooth_weights(
   scale becomes a mixture of code vectors, sharper from scale to scale.
 
   Args:
-    logits_BlV: filtered logits.
+    logits_BlV: guided logits, -inf where a token is not to be mixed in.
     noise_BlV: standard Gumbel noise, independent of the draw's.
     ratio: k / (K - 1).
 

@@ -1,44 +1,32 @@
-"""Condition to picture: the loop over scales inside one jitted function.
+"""Condition to picture: one jitted function around the loops of `loops`.
 
-The loop is unrolled, since token counts differ from scale to scale, so every
-offset is static; layers are scanned inside `Star.decode_scale`. What depends on
-the prompt or class alone is computed once, the cache of the tokens is an
-argument and a return value. Guidance runs the batch [cond; null] with the
-linear ramp t = cfg_scale * k / (K - 1) (golden README, rule 11).
+Draws are per sample: sample b uses keys_B[b] and nothing else, whatever the
+batch.
 
-Draws are per sample: scale k of sample b uses fold_in(keys_B[b], k) and
-nothing else, whatever the batch.
-
-B: samples, R: rows of the model's batch (2B with guidance), K: scales, k:
-scale index, l: tokens of scale k, L: tokens of all scales, V: vocabulary,
-h w: latent grid, Cv: code width, H W: pixels.
+B: samples, K: scales, L: tokens of all scales, V: vocabulary, h w: latent grid,
+Cv: code width, H W: pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from star_jax.model.attention import init_cache
-from star_jax.model.condition import Condition, Given
+from star_jax.model.condition import Given
 from star_jax.model.refine import RefineHead
 from star_jax.model.star import Star
-from star_jax.sampling import logits as logit_ops
-from star_jax.sampling.raster import draw_token_by_token
-from star_jax.sampling.rounds import (
-  RefineSampling,
-  check_refine,
-  draw_in_rounds,
-  random_confidence,
+from star_jax.sampling.loops import (
+  Models,
+  draw_all_scales,
+  draw_all_tokens,
 )
+from star_jax.sampling.rounds import RefineSampling, check_refine
 from star_jax.tokenizer.vqvae import VQVAE
-
-NEXT = "next_scale_input"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +38,8 @@ class SamplerConfig:
       the work is saved, so cfg_scale == 0 should use guided=False.
     gumbel_smooth: feed soft mixtures of codes to the next scale and to the
       picture (VAR's `more_smooth`); tokens are still drawn. For looks only.
+    smooth_filtered: smooth the logits after top-k and top-p, as in VAR; False:
+      before them, as in STAR. Without gumbel_smooth it changes nothing.
     return_image: decode the last f_hat.
     return_logits: return the logits that were drawn from, after guidance and
       before temperature and filters; of a refined scale those of the
@@ -60,6 +50,7 @@ class SamplerConfig:
 
   guided: bool = True
   gumbel_smooth: bool = False
+  smooth_filtered: bool = True
   return_image: bool = True
   return_logits: bool = False
   refine: RefineSampling | None = None
@@ -150,7 +141,7 @@ def build_sampler(
   check_refine(star.config, config.refine, head)
   models = Models(star, vqvae, head)
   by_scale = star.config.prediction == "scale"
-  draw_all = _draw_all_scales if by_scale else _draw_all_tokens
+  draw_all = draw_all_scales if by_scale else draw_all_tokens
 
   def sample(params, given, null, keys_B, knobs, edit=None):
     out = draw_all(models, config, params, given, null, keys_B, knobs, edit)
@@ -190,263 +181,6 @@ def check_pair(star: Star, vqvae: VQVAE) -> None:
         f"The model was made for another tokenizer: its {name} is {ours},"
         f" the tokenizer's is {theirs}."
       )
-
-
-class Models(NamedTuple):
-  """What a sampler runs."""
-
-  star: Star
-  vqvae: VQVAE
-  head: RefineHead | None
-
-
-def _draw_all_scales(
-  models: Models,
-  config: SamplerConfig,
-  params,
-  given,
-  null,
-  keys_B,
-  knobs,
-  edit,
-) -> dict[str, Any]:
-  """The loop; returns the fields of `SampleOutput` but the picture."""
-  star, vqvae, _ = models
-  schedule, batch = star.config.schedule, batch_of(given)
-  tokenizer = {"params": params["tokenizer"]}
-  condition = _condition(
-    star, {"params": params["star"]}, given, null, config.guided
-  )
-  cache = init_cache(star.config, batch_of(condition))
-  f_hat = jnp.zeros((batch, *schedule.final_grid, vqvae.config.code_dim))
-  given_f_hat = f_hat
-  x_BlCv, idx, f_hats, all_logits, drawn = None, [], [], [], []
-  for k in range(schedule.num_scales):
-    logits, cache, features = star.apply(
-      {"params": params["star"]},
-      k,
-      _both_halves(x_BlCv, config.guided),
-      condition,
-      cache,
-      return_features=True,
-      method="decode_scale",
-    )
-    logits = _guided(logits, config.guided, knobs, schedule.cfg_ratio(k))
-    if config.refine and k >= models.head.refine.first_scale:
-      idx_Bl = choice = _draw_refined(
-        models,
-        config,
-        params,
-        k,
-        logits,
-        features,
-        _pooled(given, null, config.guided),
-        keys_B,
-        knobs,
-      )
-    else:
-      idx_Bl, choice = _choose(logits, keys_B, k, schedule, knobs, config)
-    if config.return_logits:
-      all_logits.append(logits)
-      drawn.append(idx_Bl)
-    if edit is not None:
-      part = slice(*schedule.begin_ends[k])
-      idx_Bl, choice = _keep(
-        edit.idx_BL[:, part], edit.keep_BL[:, part], idx_Bl, choice
-      )
-    f_hat, x_BlCv = vqvae.apply(tokenizer, k, f_hat, choice, method=NEXT)
-    idx.append(idx_Bl)
-    if edit is not None and edit.restore_hw is not None:
-      given_f_hat, _ = vqvae.apply(
-        tokenizer, k, given_f_hat, edit.idx_BL[:, part], method=NEXT
-      )
-      f_hat = jnp.where(edit.restore_hw[:, :, None], given_f_hat, f_hat)
-      if k + 1 < schedule.num_scales:
-        x_BlCv = vqvae.apply(tokenizer, k + 1, f_hat, method="scale_input")
-    f_hats.append(f_hat)
-  return {
-    "idx_BL": jnp.concatenate(idx, axis=1),
-    "f_hats_KBhwCv": jnp.stack(f_hats),
-    "logits_BLV": jnp.concatenate(all_logits, 1) if all_logits else None,
-    "drawn_BL": jnp.concatenate(drawn, 1) if drawn else None,
-  }
-
-
-def _guided(logits_RlV, guided: bool, knobs, ratio) -> jax.Array:
-  """Both halves mixed at `ratio` of the guidance, [B, l, V]."""
-  if not guided:
-    return logits_RlV
-  cond, uncond = jnp.split(logits_RlV, 2)
-  return logit_ops.guide(cond, uncond, knobs.cfg_scale * ratio)
-
-
-def _pooled(given, null, guided: bool) -> jax.Array:
-  """float32 [R, D]: the pooled texts of the rows of the model's batch."""
-  pooled_BD = jnp.asarray(given.pooled_BD, jnp.float32)
-  if not guided:
-    return pooled_BD
-  empty = jnp.asarray(null.pooled_BD, jnp.float32)
-  return jnp.concatenate([pooled_BD, jnp.broadcast_to(empty, pooled_BD.shape)])
-
-
-def _draw_refined(
-  models, config, params, k, logits, features_RlC, pooled_RD, keys_B, knobs
-) -> jax.Array:
-  """Tokens [B, l] of scale k, drawn in rounds.
-
-  The head's logits are guided in full, whatever the scale.
-  """
-  star, vqvae, head = models
-  num_scales, length = star.config.schedule.num_scales, logits.shape[1]
-
-  def ask(visible_Bl, fixed_Bl):
-    codes_BlCv = vqvae.apply(
-      {"params": params["tokenizer"]}, fixed_Bl, method="codes"
-    )
-    shown = jnp.where(visible_Bl[..., None], codes_BlCv, 0.0)
-    out = head.apply(
-      {"params": params["refine"]},
-      _both_halves(shown, config.guided),
-      features_RlC,
-      pooled_RD,
-      (k,),
-    )
-    return _guided(out, config.guided, knobs, 1.0)
-
-  # Streams of a refined scale, behind those of draws and smoothing.
-  scale_keys_B = _streams(keys_B, 2 * num_scales + k)
-
-  def draw(number, logits_BlV):
-    filtered = _filtered(logits_BlV, knobs)
-    noise = _noise(scale_keys_B, 1 + number, filtered.shape[1:])
-    return filtered, logit_ops.draw(filtered, noise)
-
-  return draw_in_rounds(
-    ask,
-    draw,
-    logits if config.refine.asks_transformer(k) else None,
-    random_confidence(scale_keys_B, length),
-    config.refine.rounds_of(k),
-  )
-
-
-def _draw_all_tokens(
-  models: Models,
-  config: SamplerConfig,
-  params,
-  given,
-  null,
-  keys_B,
-  knobs,
-  edit,
-) -> dict[str, Any]:
-  """The same where tokens come one after the other."""
-  star, vqvae, _ = models
-  if edit is not None or config.gumbel_smooth:
-    raise ValueError(
-      "This model predicts token by token: editing and Gumbel smoothing need"
-      " one that predicts scale by scale."
-    )
-  variables = {"params": params["star"]}
-
-  def draw(logits, ratio, place):
-    logits = _guided(logits, config.guided, knobs, ratio)
-    noise = _noise(keys_B, place, logits.shape[1:])
-    return logits, logit_ops.draw(_filtered(logits, knobs), noise)
-
-  idx_BL, logits_BLV = draw_token_by_token(
-    star,
-    vqvae,
-    params,
-    _condition(star, variables, given, null, config.guided),
-    draw,
-    guided=config.guided,
-    return_logits=config.return_logits,
-  )
-  f_hats = vqvae.apply(
-    {"params": params["tokenizer"]}, idx_BL, method="tokens_to_f_hats"
-  )
-  drawn = idx_BL if config.return_logits else None
-  return {
-    "idx_BL": idx_BL,
-    "f_hats_KBhwCv": f_hats,
-    "logits_BLV": logits_BLV,
-    "drawn_BL": drawn,
-  }
-
-
-def _keep(given_Bl, keep_Bl, idx_Bl, choice):
-  """Tokens, and what the next scale is made from, with the given ones kept."""
-  out_Bl = jnp.where(keep_Bl, given_Bl, idx_Bl)
-  if choice is idx_Bl:
-    return out_Bl, out_Bl
-  given_BlV = jax.nn.one_hot(given_Bl, choice.shape[-1], dtype=choice.dtype)
-  return out_Bl, jnp.where(keep_Bl[..., None], given_BlV, choice)
-
-
-def _condition(star, variables, given, null, guided: bool) -> Condition:
-  """The condition of the R rows of the model's batch.
-
-  The null condition is computed once, not B times.
-  """
-  if not guided:
-    return star.apply(variables, given, method="condition")
-  batch, nulls = batch_of(given), batch_of(null)
-  assert nulls in (1, batch), (nulls, batch)
-  both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), given, null)
-  rows = jnp.concatenate(
-    [
-      jnp.arange(batch),
-      batch + (jnp.arange(batch) if nulls > 1 else jnp.zeros(batch, int)),
-    ]
-  )
-  return star.apply(variables, both, method="condition")[rows]
-
-
-def batch_of(given: Given) -> int:
-  """B, the number of prompts or classes."""
-  return jax.tree.leaves(given)[0].shape[0]
-
-
-def _both_halves(x_BlCv, guided: bool):
-  """The same tokens for the conditional and for the null half."""
-  if x_BlCv is None or not guided:
-    return x_BlCv
-  return jnp.concatenate([x_BlCv, x_BlCv])
-
-
-def _choose(logits_BlV, keys_B, k: int, schedule, knobs, config):
-  """Draws the tokens of scale k.
-
-  Returns:
-    idx_Bl, and what the next scale is made from: the same tokens, or weights
-    [B, l, V] over the codebook with Gumbel smoothing.
-  """
-  logits = _filtered(logits_BlV, knobs)
-  idx_Bl = logit_ops.draw(logits, _noise(keys_B, k, logits.shape[1:]))
-  if not config.gumbel_smooth:
-    return idx_Bl, idx_Bl
-  # Streams 0 .. K-1 are the draws, K .. 2K-1 the smoothing.
-  smooth = _noise(keys_B, schedule.num_scales + k, logits.shape[1:])
-  ratio = schedule.cfg_ratio(k)
-  return idx_Bl, logit_ops.smooth_weights(logits, smooth, ratio)
-
-
-def _filtered(logits_BlV: jax.Array, knobs: Knobs) -> jax.Array:
-  """What is drawn from: temperature, then top-k, then top-p."""
-  logits = logit_ops.apply_temperature(logits_BlV, knobs.temperature)
-  logits = logit_ops.filter_top_k(logits, knobs.top_k)
-  return logit_ops.filter_top_p(logits, knobs.top_p)
-
-
-def _noise(keys_B, stream, shape) -> jax.Array:
-  """Gumbel noise [B, *shape]; every sample's own, from stream `stream`."""
-  return logit_ops.gumbel_noise(_streams(keys_B, stream), shape)
-
-
-def _streams(keys_B, stream) -> jax.Array:
-  """Every sample's key of a stream."""
-  return jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys_B)
 
 
 def _decode(vqvae, params, f_hat_BhwCv: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The five knobs of sampling as users give them: names, ranges, messages."""
+"""The knobs of sampling as users give them: names, ranges, messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import numpy as np
 
 SAMPLING_KEYS = (
   "cfg_scale", "top_k", "top_p", "temperature", "gumbel_smooth",
+  "smooth_filtered",
 )  # fmt: skip
+_SWITCHES = ("gumbel_smooth", "smooth_filtered")
+# Knobs that came later, as programs behaved before they were there.
+_BEFORE = {"smooth_filtered": True}
+
+
+def with_later_knobs(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings of an older bundle or picture, with the knobs added since."""
+  return {**_BEFORE, **settings}
 
 
 def check_settings(
@@ -40,14 +49,11 @@ def check_settings(
     )
   top_k = settings["top_k"]
   check_integer("top_k", top_k, 0, vocab_size, " (the codebook, 0 keeps all)")
-  if not isinstance(settings["gumbel_smooth"], (bool, np.bool_)):
-    raise ValueError(
-      f"gumbel_smooth is True or False, got {settings['gumbel_smooth']!r}."
-    )
-  return out | {
-    "top_k": int(top_k),
-    "gumbel_smooth": bool(settings["gumbel_smooth"]),
-  }
+  for key in _SWITCHES:
+    if not isinstance(settings[key], (bool, np.bool_)):
+      raise ValueError(f"{key} is True or False, got {settings[key]!r}.")
+    out[key] = bool(settings[key])
+  return out | {"top_k": int(top_k)}
 
 
 def _check_number(name: str, value) -> float:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from star_jax.bundle import TextSettings
+from star_jax.classes import ClassLabels
 from star_jax.data import pipeline
 from star_jax.data.art.store import INDEX, default_art_dir, file_sha256
-from star_jax.data.token_cache import TokenCacheWriter
-from star_jax.text.encoder import load_text_encoder
+from star_jax.data.token_cache import EncodeText, TokenCacheWriter
+from star_jax.text.encoder import TextEncoder, load_text_encoder
+from star_jax.text.states import TextStates
 from star_jax.train import frozen as frozen_lib
 from star_jax.train.batches import check_size, data_config
 
@@ -26,7 +27,8 @@ def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
     config: a stage 2 config; `config.cache` says how much from which source.
 
   Raises:
-    ValueError: unknown split, no tokenizer, a directory of another cache.
+    ValueError: unknown split, no tokenizer, a directory of another cache, a
+      caption that is no class of a model of classes.
   """
   if unknown := set(splits) - set(SPLITS):
     raise ValueError(
@@ -35,27 +37,43 @@ def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
   options = config.cache
   tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
   check_size(config, tokenizer.config)
-  text = load_text_encoder(
-    config.text.name, config.text.max_tokens, config.text.path or None
-  )
+  condition, encode_text = _condition(config)
   source = data_config(config)
   source.source = options.source
   for split in splits:
     count = options.examples if split == "train" else options.heldout_examples
-    identity = frozen_lib.cache_identity(tokenizer, TextSettings.of(text))
+    identity = frozen_lib.cache_identity(tokenizer, condition)
     identity |= {"split": split, "seed": config.seed}
     identity |= data_identity(source)
     writer = TokenCacheWriter(
       Path(options.directory) / split,
       identity,
       encode_images=tokenizer.encoder(),
-      encode_text=text.encode,
+      encode_text=encode_text,
     )
     batches = pipeline.build_dataset(
       source, split, options.batch_size, config.seed
     )
     writer.build(batches, count, shard_examples=options.shard_examples)
   return Path(options.directory)
+
+
+def _condition(config) -> tuple[TextEncoder | ClassLabels, EncodeText]:
+  """What the captions are for the model, and what the cache stores of them."""
+  num_classes = config.model.get("num_classes", 0)
+  if not num_classes:
+    options = config.text
+    text = load_text_encoder(
+      options.name, options.max_tokens, options.path or None
+    )
+    return text, text.encode
+  labels = ClassLabels(num_classes, tuple(config.classes) or None)
+
+  def encode(names: Sequence[str]) -> TextStates:
+    labels.encode(names)  # refuses an unknown one
+    return frozen_lib.no_states(names)
+
+  return labels, encode
 
 
 def data_identity(source) -> dict[str, Any]:

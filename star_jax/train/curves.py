@@ -111,9 +111,13 @@ def _draw_panel(axis, run: dict, panel: str, colour: str) -> None:
   per_scale = run["curves"].get(f"{panel}_k")
   if per_scale:
     steps, values = zip(*per_scale)
-    for k, curve in enumerate(np.asarray(values).T):
-      alpha = 0.25 + 0.5 * k / max(len(values[0]) - 1, 1)
-      axis.plot(steps, curve, color=colour, alpha=alpha, linestyle=":")
+    scales = max(map(len, values))
+    for k in range(scales):
+      curve = [
+        (s, value[k]) for s, value in zip(steps, values) if k < len(value)
+      ]
+      alpha = 0.25 + 0.5 * k / max(scales - 1, 1)
+      axis.plot(*zip(*curve), color=colour, alpha=alpha, linestyle=":")
 
 
 def _thin(points: list) -> list:
@@ -121,10 +125,18 @@ def _thin(points: list) -> list:
   groups = np.array_split(np.arange(len(points)), min(MAX_POINTS, len(points)))
   out = []
   for group in groups:
-    mean = np.mean([np.asarray(points[i][1]) for i in group], axis=0)
     step = int(points[group[-1]][0])
-    out.append([step, _rounded(mean)])
+    out.append([step, _rounded(_mean([points[i][1] for i in group]))])
   return out
+
+
+def _mean(values: list):
+  """Of numbers, or for each scale of those that have it (progressive training
+  begins with some)."""
+  if np.ndim(values[0]) == 0:
+    return np.mean(values)
+  scales = max(map(len, values))
+  return [np.mean([v[k] for v in values if k < len(v)]) for k in range(scales)]
 
 
 def _rounded(value: np.ndarray):

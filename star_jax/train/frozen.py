@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,13 +18,17 @@ import numpy as np
 from flax import traverse_util
 
 from star_jax.bundle import TextSettings, load_bundle
+from star_jax.classes import ClassLabels
 from star_jax.scales import ScaleSchedule
+from star_jax.text.encoder import TextEncoder
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.batches import to_unit
 
 SYNTHETIC = "synthetic"
+# What stands for the text encoder of a token cache of classes.
+CLASSES = "classes"
 # Parameters that only turn f_hat into pixels.
 DECODER = ("decoder/", "post_quant_conv/", "linear_path/out/")
 HASH_DIGITS = 16
@@ -176,14 +180,27 @@ class SyntheticTokens:
 
 
 def cache_identity(
-  tokenizer: FrozenTokenizer, text: TextSettings
+  tokenizer: FrozenTokenizer, condition: TextEncoder | ClassLabels
 ) -> dict[str, Any]:
   """What a token cache and the training that reads it must agree on."""
-  return {
+  identity = {
     "tokenizer": tokenizer.hash,
     "schedule": [list(grid) for grid in tokenizer.config.schedule.grids],
     "vocab_size": tokenizer.config.vocab_size,
+  }
+  if isinstance(condition, ClassLabels):
+    return identity | {"text_encoder": CLASSES}
+  text = TextSettings.of(condition)
+  return identity | {
     "text_encoder": text.name,
     "text_fingerprint": text.fingerprint,
     "max_tokens": text.max_tokens,
   }
+
+
+def no_states(names: Sequence[str]) -> TextStates:
+  """What a token cache of classes has for texts: states without width."""
+  shape = (len(names), 1)
+  return TextStates(
+    np.zeros((*shape, 0)), np.ones(shape, bool), np.zeros((len(names), 0))
+  )

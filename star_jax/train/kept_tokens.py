@@ -73,6 +73,13 @@ def draw_tokens(
   )
 
 
+def first_scales(kept: KeptTokens, count: int) -> KeptTokens:
+  """Those of the first `count` scales."""
+  lengths = kept.lengths[:count]
+  here = slice(sum(lengths))
+  return KeptTokens(kept.index_BL[:, here], kept.weight_BL[:, here], lengths)
+
+
 def token_above(
   schedule: ScaleSchedule, k: int, idx_BL: jax.Array
 ) -> jax.Array:

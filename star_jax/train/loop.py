@@ -31,7 +31,7 @@ from star_jax.train.state import (
   stream_key,
 )
 from star_jax.train.step import eval_step, mean_metrics, train_step
-from star_jax.train.task import BatchIterator, Task
+from star_jax.train.task import Batch, BatchIterator, LossFn, Task
 from star_jax.train.workdir import StopSignals, Workdir
 
 STAGES = ("tokenizer", "transformer")
@@ -107,6 +107,7 @@ class _Run:
     )
     self.pending: tuple[int, Any] | None = None
     self.collected: list[Any] = []
+    self.loss_fn: LossFn | None = None
 
   def run(self, signals: StopSignals) -> dict[str, Any]:
     config = self.config
@@ -181,21 +182,11 @@ class _Run:
   def _train(self, batches: BatchIterator, signals: StopSignals) -> None:
     config = self.config
     batch = next(batches)
-    step_fn = report.compile_step(
-      train_step,
-      self.state,
-      self.task.frozen,
-      batch,
-      self.key,
-      loss_fn=self.task.loss,
-      optimizer=self.optimizer,
-    )
-    print(step_fn.describe(config.batch_size), flush=True)
-    self.flops = step_fn.flops
     self.progress = Progress(self.step, config.num_steps, config.batch_size)
     while self.step < config.num_steps and not signals.requested:
       batch = next(batches) if batch is None else batch
-      self.state, metrics = step_fn.call(
+      self._compile(self.task.loss_at(self.step), batch)
+      self.state, metrics = self.compiled.call(
         self.state, self.task.frozen, batch, self.key
       )
       self.step += 1
@@ -206,6 +197,28 @@ class _Run:
       batch = None
       self._between_steps(batches)
     self._read_pending()
+
+  def _compile(self, loss_fn: LossFn, batch: Batch) -> None:
+    """The program of the next step, where the last one had another loss."""
+    if loss_fn == self.loss_fn:
+      return
+    # Logged means never reach across: another loss has other figures.
+    self._read_pending()
+    if self.collected:
+      self._log_train(self.step)
+    start = time.perf_counter()
+    self.compiled = report.compile_step(
+      train_step,
+      self.state,
+      self.task.frozen,
+      batch,
+      self.key,
+      loss_fn=loss_fn,
+      optimizer=self.optimizer,
+    )
+    self.loss_fn = loss_fn
+    print(self.compiled.describe(self.config.batch_size), flush=True)
+    self.progress.pause(time.perf_counter() - start)
 
   def _due(self, every: int) -> bool:
     return bool(every) and self.step % every == 0
@@ -259,7 +272,8 @@ class _Run:
     )
     self.collected = []
     rates = self.progress.rates(step)
-    rates["gflops_per_second"] = self.flops * rates["steps_per_second"] / 1e9
+    flops_per_second = self.compiled.flops * rates["steps_per_second"]
+    rates["gflops_per_second"] = flops_per_second / 1e9
     rates["peak_memory_gib"] = report.peak_memory_bytes() / 2**30
     metrics = means | rates
     self.log.scalars(step, "train", metrics)

@@ -55,44 +55,54 @@ def next_scale_loss(
   lengths: Sequence[int],
   weight_BL: jax.Array | None = None,
   scale_weights: Sequence[float] = (),
+  newest_weight: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Mean cross-entropy over the tokens at hand (golden README, rule 13).
 
-  `lengths` are the tokens of each scale, `weight_BL` is how many tokens each
-  stands for (None: one). Where some were left out, a scale counts by those that
-  are at hand: the coarse scales then weigh more than in the mean over all.
-  `scale_weights` counts the tokens of each scale so many times in what is
-  returned, not in the metrics; (): once.
+  Args:
+    logits_BLV: of all scales; or of the first ones, a stage of progressive
+      training: each then counts as much as it would among all.
+    idx_BL: the tokens, likewise.
+    lengths: tokens of each of all scales. Where some were left out, a scale
+      counts by those that are at hand: the coarse scales then weigh more than
+      in the mean over all.
+    weight_BL: how many tokens each stands for; None: one.
+    scale_weights: counts the tokens of each scale so many times in what is
+      returned, not in the metrics; (): once.
+    newest_weight: factor of the finest scale at hand, not in the metrics.
 
   Returns:
-    The loss, and the metrics loss, acc (all tokens), loss_k, acc_k (per scale,
-    [K]), loss_tail, acc_tail (last scale). Accuracies are shares in [0, 1].
+    The loss, and the metrics loss, acc (all tokens at hand), loss_k, acc_k (per
+    scale) and, of all scales, loss_tail, acc_tail (the last). Accuracies are
+    shares in [0, 1].
 
   Raises:
     ValueError: `scale_weights` that are not one positive number a scale.
   """
+  ends = np.cumsum(lengths).tolist()
+  here = lengths[: ends.index(logits_BLV.shape[1]) + 1]
   loss_BL, hit_BL = token_losses(logits_BLV, idx_BL)
-  loss_k = scale_means(loss_BL, lengths, weight_BL)
-  acc_k = scale_means(hit_BL, lengths, weight_BL)
-  share_K = jnp.asarray(lengths, jnp.float32) / sum(lengths)
-  loss, acc = jnp.sum(loss_k * share_K), jnp.sum(acc_k * share_K)
+  loss_k = scale_means(loss_BL, here, weight_BL)
+  acc_k = scale_means(hit_BL, here, weight_BL)
+  share_k = jnp.asarray(here, jnp.float32) / sum(here)
   metrics = {
-    "loss": loss,
-    "acc": acc,
+    "loss": jnp.sum(loss_k * share_k),
+    "acc": jnp.sum(acc_k * share_k),
     "loss_k": loss_k,
     "acc_k": acc_k,
-    "loss_tail": loss_k[-1],
-    "acc_tail": acc_k[-1],
   }
-  if not scale_weights:
-    return loss, metrics
-  if len(scale_weights) != len(lengths) or min(scale_weights) <= 0:
+  if len(here) == len(lengths):
+    metrics |= {"loss_tail": loss_k[-1], "acc_tail": acc_k[-1]}
+  times_K = np.asarray(scale_weights or np.ones(len(lengths)))
+  if len(times_K) != len(lengths) or min(times_K) <= 0:
     raise ValueError(
       "config.scale_weights is empty or one positive number for each of the"
       f" {len(lengths)} scales, got {tuple(scale_weights)}."
     )
-  share_K *= jnp.asarray(scale_weights, jnp.float32)
-  return jnp.sum(loss_k * share_K) / jnp.sum(share_K), metrics
+  share_K = times_K * lengths / np.sum(times_K * lengths)
+  counted_k = jnp.asarray(share_K[: len(here)], jnp.float32)
+  counted_k = counted_k.at[-1].multiply(newest_weight)
+  return jnp.sum(loss_k * counted_k), metrics
 
 
 def reconstruction_loss(

@@ -36,8 +36,8 @@ def train_step(
     batch: one batch of arrays.
     key: the run's training key; the step draws from fold_in(key, state.step),
       so that a resumed run draws what an unbroken one would.
-    loss_fn: (params, extra, frozen, batch, key, train) -> (loss, (metrics,
-      extra)), see `tasks.Task.loss`.
+    loss_fn: (params, extra, frozen, batch, key, step) -> (loss, (metrics,
+      extra)), see `task.Task.loss`.
 
   Returns:
     The next state and the metrics of this step (before the update).
@@ -45,7 +45,7 @@ def train_step(
   step_key = jax.random.fold_in(key, state.step)
 
   def objective(params):
-    return loss_fn(params, state.extra, frozen, batch, step_key, True)
+    return loss_fn(params, state.extra, frozen, batch, step_key, state.step)
 
   grads, (metrics, extra) = jax.grad(objective, has_aux=True)(state.params)
   updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
@@ -79,7 +79,7 @@ def eval_step(
   loss_fn,
 ) -> Metrics:
   """Metrics of one batch, nothing dropped, nothing donated."""
-  _, (metrics, _) = loss_fn(params, extra, frozen, batch, key, False)
+  _, (metrics, _) = loss_fn(params, extra, frozen, batch, key, None)
   return metrics
 
 

@@ -18,6 +18,7 @@ from star_jax.train.state import TrainState
 
 PyTree = Any
 Batch = dict[str, np.ndarray]
+LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
 
 
 class BatchIterator(Protocol):
@@ -55,9 +56,18 @@ class Task(Protocol):
     frozen: PyTree,
     batch: Batch,
     key: jax.Array,
-    train: bool,
+    step: jax.Array | None,
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
-    """(loss, (metrics with "loss" among them, extra)); traceable."""
+    """(loss, (metrics with "loss" among them, extra)); traceable.
+
+    `step` is the 0-based number of the training step; None: an evaluation.
+    """
+
+  def loss_at(self, step: int) -> LossFn:
+    """What the training step with this number calls instead of `loss`.
+
+    Each function is compiled once: steps of one program give the same one.
+    """
 
   def train_batches(self) -> BatchIterator: ...
 

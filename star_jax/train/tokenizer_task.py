@@ -30,7 +30,7 @@ from star_jax.train import batches as batches_lib
 from star_jax.train.losses import reconstruction_loss
 from star_jax.train.pictures import sheet
 from star_jax.train.state import TrainState
-from star_jax.train.task import Batch, BatchIterator, MappedBatches
+from star_jax.train.task import Batch, BatchIterator, LossFn, MappedBatches
 
 PyTree = Any
 # A code counts as used from this share of its uniform expectation on, as in
@@ -78,8 +78,9 @@ class TokenizerTask:
       jnp.asarray(tokens_K / c.vocab_size, jnp.float32)[:, None], shape
     )
 
-  def loss(self, params, extra, frozen, batch, key, train):
+  def loss(self, params, extra, frozen, batch, key, step):
     del frozen
+    train = step is not None
     weights = self.config.loss
     image_BHW3 = batches_lib.to_unit(batch["image"])
     out = self.vqvae.apply(
@@ -99,6 +100,10 @@ class TokenizerTask:
       metrics |= usage_metrics(usage_KV)
       extra = {"usage_KV": usage_KV}
     return loss, (metrics, extra)
+
+  def loss_at(self, step: int) -> LossFn:
+    del step
+    return self.loss
 
   def train_batches(self) -> BatchIterator:
     return MappedBatches(batches_lib.train_batches(self.config), _arrays)

@@ -10,6 +10,7 @@ B: batch, L: tokens, T: text tokens, D: text width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ from PIL import Image
 from star_jax.bundle import TextSettings, example_inputs, save_bundle
 from star_jax.classes import ClassLabels
 from star_jax.data.token_cache import TokenCache, check_identity
-from star_jax.model.condition import Given
+from star_jax.model.condition import Given, batch_of
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.pictures import contact_sheet, to_pil
 from star_jax.sampling.sampler import (
   Knobs,
   SamplerConfig,
-  batch_of,
   build_sampler,
   check_pair,
   sample_keys,
@@ -39,10 +39,11 @@ from star_jax.text.encoder import load_text_encoder
 from star_jax.text.states import TextStates
 from star_jax.train import batches as batches_lib
 from star_jax.train import frozen as frozen_lib
-from star_jax.train.kept_tokens import draw_tokens
+from star_jax.train.kept_tokens import draw_tokens, first_scales
 from star_jax.train.losses import next_scale_loss
+from star_jax.train.progressive import build_stages
 from star_jax.train.state import TrainState
-from star_jax.train.task import Batch, BatchIterator, MappedBatches
+from star_jax.train.task import Batch, BatchIterator, LossFn, MappedBatches
 
 PyTree = Any
 CACHE = "cache"
@@ -74,6 +75,13 @@ class TransformerTask:
       # The step then only looks codes up; the rest would be dead weight.
       params = {"quantizer": params["quantizer"]}
     self.frozen = jax.tree.map(jnp.asarray, {"tokenizer": params, "null": null})
+    self.stages = build_stages(
+      **config.progressive,
+      num_steps=config.num_steps,
+      rate_warmup_steps=config.optimizer.warmup_steps,
+      num_scales=self.star_config.schedule.num_scales,
+    )
+    self._stage_losses: dict[int, LossFn] = {}
     self._samplers: dict[int, Any] = {}
     self._eval_batches: list[Batch] | None = None
 
@@ -102,7 +110,9 @@ class TransformerTask:
     params = self.star.init({"params": key}, *example_inputs(self.star))
     return params["params"], {}
 
-  def loss(self, params, extra, frozen, batch, key, train):
+  def loss(self, params, extra, frozen, batch, key, step, stage=None):
+    """See `task.Task.loss`; `stage` is static, None: all scales."""
+    train = step is not None
     schedule = self.star_config.schedule
     idx_BL = self._tokens(frozen, batch)
     x_BLCv = teacher_forcing_input(
@@ -110,13 +120,21 @@ class TransformerTask:
     )
     given = given_of(batch)
     drop_key, path_key, tail_key = jax.random.split(key, 3)
-    kept = None
+    kept, lengths, newest = None, schedule.lengths, 1.0
     if train:
       rate = self.config.cond_drop_rate
       given = drop_condition(given, frozen["null"], rate, drop_key)
       if self.config.tail_tokens:
         kept = draw_tokens(schedule, self.config.tail_tokens, idx_BL, tail_key)
+        lengths = kept.lengths
+        if stage is not None:
+          kept = first_scales(kept, stage + 1)
         idx_BL = jnp.take_along_axis(idx_BL, kept.index_BL, axis=1)
+      elif stage is not None:
+        end = schedule.begin_ends[stage][1]
+        idx_BL, x_BLCv = idx_BL[:, :end], x_BLCv[:, : end - 1]
+      if stage is not None:
+        newest = self.stages.newest_weight(stage, step)
     logits_BLV = self.star.apply(
       {"params": params},
       x_BLCv,
@@ -128,11 +146,22 @@ class TransformerTask:
     loss, metrics = next_scale_loss(
       logits_BLV,
       idx_BL,
-      schedule.lengths if kept is None else kept.lengths,
+      lengths,
       None if kept is None else kept.weight_BL,
       self.config.scale_weights if train else (),
+      newest,
     )
+    if stage is not None:
+      metrics |= {"finest_scale": jnp.asarray(stage), "newest_weight": newest}
     return loss, (metrics, extra)
+
+  def loss_at(self, step: int) -> LossFn:
+    stage = self.stages.at(step)
+    if stage == self.star_config.schedule.num_scales - 1:
+      return self.loss
+    if stage not in self._stage_losses:
+      self._stage_losses[stage] = functools.partial(self.loss, stage=stage)
+    return self._stage_losses[stage]
 
   def _tokens(self, frozen, batch) -> jax.Array:
     if "idx" in batch:
@@ -173,18 +202,13 @@ class TransformerTask:
     return map(self._encode, batches_lib.eval_batches(config))
 
   def _cache(self, split: str) -> TokenCache:
-    if self._classes:
-      raise ValueError(
-        "Token caches hold captions, not classes: a model of classes reads"
-        " pictures (config.data 'digits', 'folder' or 'icons')."
-      )
     path = Path(self.config.cache.directory) / split
-    verify = self.config.cache.verify
-    cache = TokenCache(path, self.condition.max_tokens, verify=verify)
-    wanted = frozen_lib.cache_identity(
-      self.tokenizer, TextSettings.of(self.condition)
-    )
+    window = 0 if self._classes else self.condition.max_tokens
+    cache = TokenCache(path, window, verify=self.config.cache.verify)
+    wanted = frozen_lib.cache_identity(self.tokenizer, self.condition)
     check_identity(path, cache.identity, wanted)
+    if self._classes:
+      cache.use_labels(self.condition.encode)
     return cache
 
   def _encode(self, batch: Batch) -> Batch:
@@ -252,6 +276,8 @@ class TransformerTask:
         "top_p": options.top_p,
         "temperature": options.temperature,
         "gumbel_smooth": False,
+        # As in VAR, and as in STAR.
+        "smooth_filtered": self._classes,
       },
       licence=self.config.licence,
       notes={

@@ -173,3 +173,9 @@ def test_names_without_the_optional_tables(monkeypatch):
   assert bare[char_key("❤️")].keywords == ()
   assert bare[char_key("🇫🇷")].category == "flags"
   assert bare[char_key("👋🏽")].category == "people & body"
+
+
+def test_every_category_of_the_names_is_a_class():
+  found = {entry.category for entry in names.load_names().values()}
+  assert found == set(names.CATEGORIES)
+  assert len(names.CATEGORIES) == 10

@@ -37,6 +37,14 @@ def test_augmentation_is_pure_and_varies(art_store):
   assert len({source.example(5, seed)[1] for seed in range(30)}) > 3
 
 
+def test_categories_of_icons_as_classes(art_store):
+  source, plain = icons(art_store, classes=True), icons(art_store)
+  for i in range(0, len(source), 7):
+    image, caption, meta = source.example(i, 2)
+    assert caption == art_store.records[meta["record"]].category
+    np.testing.assert_array_equal(image, plain.example(i, 2)[0])
+
+
 def test_backgrounds_of_icons(art_store):
   source = icons(art_store, min_scale=0.8)
   corners = [source.example(i, 3)[0][0, 0] for i in range(150)]

@@ -15,7 +15,7 @@ from star_jax.convert.refine import (
 from star_jax.convert.star import star_from_torch
 from star_jax.model.refine import RefineConfig, RefineHead, refine_loss
 from star_jax.model.star import Star
-from star_jax.sampling import rounds
+from star_jax.sampling import loops, rounds
 from star_jax.sampling import sampler as sampler_lib
 from tests.golden.conftest import cases_of
 from tests.golden.quantizer_test import nhwc
@@ -173,13 +173,13 @@ def test_greedy_samples_with_given_random_numbers(name, case, run, monkeypatch):
   scales = range(refine.first_scale, config.schedule.num_scales)
   uniform = iter([jnp.asarray(tensors[f"{source}.s{k}.rand"]) for k in scales])
   monkeypatch.setattr(
-    sampler_lib, "random_confidence", lambda keys, num_tokens: next(uniform)
+    loops, "random_confidence", lambda keys, num_tokens: next(uniform)
   )
   monkeypatch.setattr(
-    sampler_lib, "_noise", lambda keys, stream, shape: jnp.zeros((1, *shape))
+    loops, "_noise", lambda keys, stream, shape: jnp.zeros((1, *shape))
   )
   vqvae, vqvae_params = tokenizer_of(case, config)
-  models = sampler_lib.Models(Star(config), vqvae, RefineHead(config, refine))
+  models = loops.Models(Star(config), vqvae, RefineHead(config, refine))
   sampler_config = sampler_lib.SamplerConfig(
     return_logits=True,
     refine=rounds.TRANSFORMER_FIRST if version == "1024" else rounds.HEAD,
@@ -195,8 +195,8 @@ def test_greedy_samples_with_given_random_numbers(name, case, run, monkeypatch):
       seen.append(every)
       return idx_Bl
 
-    monkeypatch.setattr(sampler_lib, "draw_in_rounds", draw_and_tell)
-    out = sampler_lib._draw_all_scales(
+    monkeypatch.setattr(loops, "draw_in_rounds", draw_and_tell)
+    out = loops.draw_all_scales(
       models, sampler_config, params, *text_states(case), keys_B, knobs, None
     )
     return sampler_lib.SampleOutput(**out), seen

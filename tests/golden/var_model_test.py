@@ -14,8 +14,9 @@ from star_jax.sampling.sampler import (
   build_sampler,
   sample_keys,
 )
-from star_jax.train.losses import next_scale_loss
+from star_jax.train.losses import next_scale_loss, token_losses
 from star_jax.train.optimizer import decay_mask
+from star_jax.train.progressive import Stages
 from tests.golden.quantizer_test import nhwc
 from tests.golden.star_cases import QUICK, arrays, tokenizer_of
 from tests.golden.var_cases import var_cases, var_config, var_params
@@ -136,6 +137,57 @@ def test_training_loss_gradients_and_the_first_step(name, case):
       error = np.abs(after[name] - tensors[key])
       assert error[sure].max(initial=0) < 1e-5, key
       assert error.max() < 2.1 * rate, key
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_losses_of_progressive_stages(name, case):
+  config, params, tensors = setup(case)
+  idx_BL, schedule = tensors["gt_tokens"], config.schedule
+  x_BLCv = tensors["x_BLCv_wo_first_l"]
+  stages = Stages((1, 2, 3), (0, 1, 5), warmup_steps=4)
+
+  def run(params, stage, step, whole):
+    """Loss and logits; `whole`: all tokens are looked at, then weighed."""
+    end = schedule.begin_ends[stage][1]
+    seen = schedule.num_tokens if whole else end
+    logits_BLV = Star(config).apply(
+      {"params": params}, x_BLCv[:, : seen - 1], tensors["labels"]
+    )
+    newest = stages.newest_weight(stage, step)
+    if not whole:
+      loss, _ = next_scale_loss(
+        logits_BLV, idx_BL[:, :end], schedule.lengths, newest_weight=newest
+      )
+      return loss, logits_BLV
+    weight_L = np.where(np.arange(seen) < end, 1.0, 0.0) / seen
+    weight_L = weight_L * jnp.where(schedule.level_ids == stage, newest, 1.0)
+    return jnp.sum(token_losses(logits_BLV, idx_BL)[0].mean(0) * weight_L), None
+
+  grad = jax.jit(
+    jax.value_and_grad(run, has_aux=True),
+    static_argnums=(1, 3),
+    compiler_options=QUICK,
+  )
+  (first, logits_BLV), _ = grad(params, 1, 0, False)
+  np.testing.assert_allclose(
+    first, tensors["train_prog.loss_si1_first"][0], atol=1e-5
+  )
+  np.testing.assert_allclose(
+    logits_BLV, tensors["train_prog.logits_si1"], atol=TEACHER_ATOL
+  )
+  np.testing.assert_allclose(
+    x_BLCv[:, :4], tensors["train_prog.var_input_si1"], atol=1e-6
+  )
+  (second, _), grads = grad(params, 2, 1, False)
+  np.testing.assert_allclose(
+    second, tensors["train_prog.loss_si2_prog_it1_of4"][0], atol=1e-5
+  )
+  # The tokens that are not looked at would not change the gradients.
+  (same, _), expected = grad(params, 2, 1, True)
+  np.testing.assert_allclose(second, same, rtol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads, expected
+  )
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)

@@ -54,33 +54,45 @@ class Tiny:
     )
     return self.star.apply({"params": self.params["star"]}, x_BLCv, text)
 
-  def joint(self, cfg_scale):
+  def joint(self, cfg_scale, top_k=3, top_p=1.0):
     """Probability of each outcome for the prompt of each slot, [SLOTS, 27]."""
     t_L1 = cfg_scale * np.asarray([0.0, 1.0, 1.0])[:, None]
     logits = (1 + t_L1) * self.logits[:-1] - t_L1 * self.logits[-1:]
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    probs = np.exp(logits)
+    # Both filters remove the beginning of the ascending order.
+    order = probs.argsort(-1)
+    ascending = np.take_along_axis(probs, order, -1)
+    ascending[..., : 3 - top_k] = 0
+    ascending /= ascending.sum(-1, keepdims=True)
+    removed = ascending.cumsum(-1) <= 1 - top_p
+    removed[..., -1] = False
+    ascending[removed] = 0
+    np.put_along_axis(probs, order, ascending, -1)
+    probs /= probs.sum(-1, keepdims=True)
     index = np.broadcast_to(OUTCOMES[None, ..., None], (SLOTS, 27, 3, 1))
-    probs = np.exp(np.take_along_axis(log_p, index, -1).sum((2, 3)))
+    probs = np.take_along_axis(probs, index, -1).prod((2, 3))
     # The logits are float32: the exact sum is 1 up to their rounding.
     np.testing.assert_allclose(probs.sum(1), 1.0, atol=1e-5)
     return probs / probs.sum(1, keepdims=True)
 
   def draws(self, guided):
-    """Function cfg_scale -> outcome numbers [ROUNDS, SLOTS]."""
+    """Function (cfg_scale, top_k, top_p) -> outcome numbers [ROUNDS, SLOTS]."""
     config = S.SamplerConfig(guided=guided, return_image=False)
     run = S.build_sampler(self.star, self.vqvae, config)
 
     @jax.jit
-    def draw(keys, cfg_scale):
+    def draw(keys, cfg_scale, top_k, top_p):
       def batch(keys_B):
-        knobs = S.Knobs(cfg_scale)
+        knobs = S.Knobs(cfg_scale, top_k=top_k, top_p=top_p)
         return run(self.params, self.text, self.null, keys_B, knobs).idx_BL
 
       return jax.lax.map(batch, keys, batch_size=ROUNDS // 20)
 
     keys = jax.random.split(jax.random.key(11), (ROUNDS, SLOTS))
     return functools.cache(
-      lambda cfg_scale: np.asarray(draw(keys, cfg_scale)) @ [9, 3, 1]
+      lambda cfg_scale, top_k=0, top_p=1.0: (
+        np.asarray(draw(keys, cfg_scale, top_k, top_p)) @ [9, 3, 1]
+      )
     )
 
 
@@ -101,7 +113,10 @@ def guided(tiny):
 
 def p_value(drawn_R, probs):
   counts = np.bincount(drawn_R, minlength=27)
-  return stats.chisquare(counts, ROUNDS * probs).pvalue
+  live = probs > 0
+  if counts[~live].any():
+    return 0.0
+  return stats.chisquare(counts[live], ROUNDS * probs[live]).pvalue
 
 
 @pytest.mark.parametrize("slot", range(SLOTS))
@@ -117,6 +132,17 @@ def test_guided_samples_match_the_mixed_distribution(tiny, guided, slot):
   drawn = guided(1.5)
   assert p_value(drawn[:, slot], tiny.joint(1.5)[slot]) > 1e-3
   assert p_value(drawn[:, slot], tiny.joint(1.3)[slot]) < 1e-6
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(2, 1.0), (3, 0.7), (2, 0.6)])
+def test_filtered_samples_match_the_filtered_distribution(
+  tiny, guided, top_k, top_p
+):
+  drawn, probs = guided(1.5, top_k, top_p), tiny.joint(1.5, top_k, top_p)
+  for slot in range(SLOTS):
+    assert 1 < np.sum(probs[slot] > 0) < 27
+    assert p_value(drawn[:, slot], probs[slot]) > 1e-3
+    assert p_value(drawn[:, slot], tiny.joint(1.5)[slot]) < 1e-6
 
 
 def test_guidance_of_scale_zero_draws_what_the_unguided_sampler_draws(

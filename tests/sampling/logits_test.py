@@ -113,6 +113,68 @@ def test_draws_follow_the_softmax_and_never_take_a_removed_token():
   assert stats.chisquare(counts[live], expected[live]).pvalue > 1e-3
 
 
+def filtered_softmax(row, k, p):
+  """float64 [V]: what is drawn from, by sorting."""
+  kept = reference_top_p(reference_top_k(row, k), p).astype(np.float64)
+  probs = np.exp(kept - kept.max())
+  return probs / probs.sum()
+
+
+@pytest.mark.parametrize(("k", "p"), [(0, 1.0), (12, 1.0), (0, 0.8), (12, 0.8)])
+def test_draws_have_the_exact_filtered_distribution(k, p):
+  rng = np.random.default_rng(5)
+  row = (1.5 * rng.standard_normal(40)).astype(np.float32)
+  keys = jax.random.split(jax.random.key(2), 4)
+
+  @jax.jit
+  def draw(k, p):
+    logits = L.filter_top_p(L.filter_top_k(jnp.asarray(row), k), p)
+    return L.draw(logits, L.gumbel_noise(keys, (5000, 40)))
+
+  counts = np.bincount(np.ravel(draw(k, p)), minlength=40)
+  probs = filtered_softmax(row, k, p)
+  live = probs > 0
+  assert counts.sum() == 20_000 and counts[~live].sum() == 0
+  assert stats.chisquare(counts[live], 20_000 * probs[live]).pvalue > 1e-3
+  # One more token kept would be noticed.
+  if not live.all():
+    wider = filtered_softmax(row, live.sum() + 1, 1.0)
+    live = wider > 0
+    assert stats.chisquare(counts[live], 20_000 * wider[live]).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
+def test_smooth_weights_are_the_formula_of_the_injected_noise(ratio):
+  rng = np.random.default_rng(6)
+  logits = rng.standard_normal((2, 3, 9))
+  logits[0, 1, 4:] = -np.inf
+  noise = rng.gumbel(size=logits.shape)
+  found = jax.jit(L.smooth_weights, static_argnums=2)(
+    jnp.asarray(logits, jnp.float32), jnp.asarray(noise, jnp.float32), ratio
+  )
+  tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
+  exponent = ((1 + ratio) * logits + noise) / tau
+  weights = np.exp(exponent - exponent.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  np.testing.assert_allclose(found, weights, atol=2e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_the_largest_smooth_weight_is_a_draw_from_sharper_logits(ratio):
+  row = np.asarray([0.3, -np.inf, 1.2, -0.7, 0.9])
+  keys = jax.random.split(jax.random.key(4), 4)
+  weights = L.smooth_weights(row, L.gumbel_noise(keys, (5000, 5)), ratio)
+  counts = np.bincount(np.ravel(weights.argmax(-1)), minlength=5)
+  probs = np.exp((1 + ratio) * row)
+  probs /= probs.sum()
+  live = probs > 0
+  assert counts.sum() == 20_000 and counts[~live].sum() == 0
+  assert stats.chisquare(counts[live], 20_000 * probs[live]).pvalue > 1e-3
+  other = np.exp((2 - ratio) * row[live])
+  other *= 20_000 / other.sum()
+  assert stats.chisquare(counts[live], other).pvalue < 1e-6
+
+
 def test_smooth_weights_sum_to_one_and_sharpen_with_the_scale():
   keys = jax.random.split(jax.random.key(0), 4)
   noise = L.gumbel_noise(keys, (30, 8))

@@ -141,6 +141,33 @@ def test_gumbel_smoothing_mixes_codes_between_the_scales(tiny, guided_run):
   assert smooth.image_BHW3 is None and smooth.logits_BLV is None
 
 
+@pytest.mark.parametrize("filtered", [True, False])
+def test_smoothing_sees_the_logits_after_or_before_the_filters(tiny, filtered):
+  run = tiny.sampler(
+    gumbel_smooth=True, smooth_filtered=filtered, return_image=False
+  )
+  keys = S.sample_keys(7, np.arange(8))
+
+  def draw(**knobs):
+    knobs = S.Knobs(cfg_scale=3.0, **knobs)
+    return run(tiny.params, tiny.text, tiny.null, keys, knobs)
+
+  greedy, free = draw(top_k=1), draw(top_k=0)
+  first = np.abs(greedy.f_hats_KBhwCv[0] - free.f_hats_KBhwCv[0]).max()
+  tokens_f_hat = tiny.vqvae.apply(
+    {"params": tiny.params["tokenizer"]},
+    greedy.idx_BL,
+    method="tokens_to_f_hat",
+  )
+  mixed = np.abs(greedy.f_hat_BhwCv - tokens_f_hat).max((1, 2, 3))
+  if filtered:
+    # VAR: of one token left the mixture is that token.
+    assert first > 1e-2 and mixed.max() < 1e-5
+  else:
+    # STAR: the filters change what is drawn, not what is mixed.
+    assert first == 0 and mixed.min() > 1e-2
+
+
 def test_a_model_of_another_tokenizer_is_refused(tiny):
   other = VQVAE(testing.tiny_tokenizer_config((1, 2, 4)))
   with pytest.raises(ValueError, match="another tokenizer: its schedule"):

@@ -48,7 +48,11 @@ class FakeTask:
     params = {"layer": {"kernel": jax.random.normal(key, (self.width, 1))}}
     return params, {"seen": jnp.zeros(())}
 
-  def loss(self, params, extra, frozen, batch, key, train):
+  def loss_at(self, step):
+    return self.loss
+
+  def loss(self, params, extra, frozen, batch, key, step):
+    train = step is not None
     noise = 0.1 * jax.random.normal(key, batch["y"].shape) if train else 0.0
     error = (batch["x"] @ params["layer"]["kernel"])[:, 0] - batch["y"] + noise
     loss = jnp.mean(jnp.square(error))

@@ -41,6 +41,23 @@ def test_scale_weights_count_in_the_loss_alone():
       losses.next_scale_loss(logits, idx, (1, 4), None, wrong)
 
 
+def test_a_stage_counts_its_scales_as_among_all_of_them():
+  rng = np.random.default_rng(2)
+  logits = jnp.asarray(rng.standard_normal((3, 14, 7)), jnp.float32)
+  idx = jnp.asarray(rng.integers(7, size=(3, 14)))
+  _, every = losses.next_scale_loss(logits, idx, (1, 4, 9))
+  one, two, _ = every["loss_k"]
+  args = logits[:, :5], idx[:, :5], (1, 4, 9)
+  loss, metrics = losses.next_scale_loss(*args, newest_weight=0.25)
+  np.testing.assert_allclose(loss, (one + 0.25 * 4 * two) / 14, rtol=1e-6)
+  # What is logged is the mean over the tokens at hand.
+  np.testing.assert_allclose(metrics["loss"], (one + 4 * two) / 5, rtol=1e-6)
+  assert metrics["loss_k"].shape == metrics["acc_k"].shape == (2,)
+  assert "loss_tail" not in metrics and "acc_tail" not in metrics
+  loss, _ = losses.next_scale_loss(*args, scale_weights=(4.0, 2.0, 1.0))
+  np.testing.assert_allclose(loss, (one * 4 + two * 8) / 21, rtol=1e-6)
+
+
 def test_reconstruction_loss_weighs_its_terms_and_clamps_only_psnr():
   image = jnp.zeros((2, 4, 4, 3))
   recon = jnp.full((2, 4, 4, 3), 2.0)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from PIL import Image
 
 from configs import star_scenes64
 from star_jax.bundle import TextSettings, load_bundle, save_bundle
@@ -155,16 +156,16 @@ def test_prompts_are_dropped_in_training_only(parts, cached):
   params, extra = jax.jit(task.init)(jax.random.key(0))
   loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
 
-  def losses(train):
+  def losses(step):
     """With the texts as they are and with other ones."""
     others = batch | {"text": -batch["text"]}
     return [
-      float(loss(params, extra, task.frozen, b, jax.random.key(1), train)[0])
+      float(loss(params, extra, task.frozen, b, jax.random.key(1), step)[0])
       for b in (batch, others)
     ]
 
-  assert len(set(losses(train=True))) == 1
-  assert len(set(losses(train=False))) == 2
+  assert len(set(losses(step=0))) == 1
+  assert len(set(losses(step=None))) == 2
 
 
 def test_cache_of_another_tokenizer_is_refused(parts, cached):
@@ -193,17 +194,17 @@ def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
   params, extra = jax.jit(task.init)(jax.random.key(0))
   loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
 
-  def tail(train, seed):
-    args = (params, extra, task.frozen, batch, jax.random.key(seed), train)
+  def tail(step, seed):
+    args = (params, extra, task.frozen, batch, jax.random.key(seed), step)
     return float(loss(*args)[1][0]["loss_tail"])
 
   # One of four tokens, drawn anew; held-out figures are of all of them.
-  assert len({tail(True, seed) for seed in range(30)}) > 3
-  assert len({tail(False, seed) for seed in range(3)}) == 1
+  assert len({tail(0, seed) for seed in range(30)}) > 3
+  assert len({tail(None, seed) for seed in range(3)}) == 1
   for wrong in ((5,), (0,), (1, 1, 1)):
     task.config.tail_tokens = wrong
     with pytest.raises(ValueError, match=r"the scales have \(1, 4\), got"):
-      task.loss(params, extra, task.frozen, batch, jax.random.key(0), True)
+      task.loss(params, extra, task.frozen, batch, jax.random.key(0), 0)
 
 
 def test_cache_of_another_text_window_is_refused(parts, cached):
@@ -218,6 +219,17 @@ def test_tokenizer_of_another_schedule_is_refused(parts):
   c = config(tokenizer_path=parts, data="cache")
   c.model.schedule = (1, 3)
   with pytest.raises(ValueError, match="made for another tokenizer"):
+    TransformerTask(c)
+
+
+def test_pictures_that_the_schedule_cannot_hold_are_refused(parts):
+  c = config(tokenizer_path=parts, data="folder")
+  c.data_options.size = (4, 2)
+  message = (
+    r"takes pictures of \(2, 2\) pixels \(its last grid \(2, 2\) times 1\), "
+    r"config.data_options.size is \(4, 2\)"
+  )
+  with pytest.raises(ValueError, match=message):
     TransformerTask(c)
 
 
@@ -313,9 +325,45 @@ def test_condition_dropout_of_classes_gives_the_null_class():
   assert 220 < np.sum(np.asarray(mixed) == 7) < 380
 
 
-def test_a_model_of_classes_has_no_token_cache(parts):
-  with pytest.raises(ValueError, match="Token caches hold captions"):
-    TransformerTask(class_config(parts, data="cache")).train_batches()
+def test_a_cache_of_classes_serves_labels(parts, cached, tmp_path):
+  rng = np.random.default_rng(1)
+  for i in range(12):
+    folder = tmp_path / "pictures" / "abc"[i % 3]
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 255, (2, 2, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f"{i}.png")
+  c = class_config(parts)
+  c.data_options.folder.update(
+    path=str(tmp_path / "pictures"), classes=True, heldout_share=0.3
+  )
+  c.cache.update(source="folder", directory=str(tmp_path / "cache"))
+  build_cache.build_cache(c)
+  c.data = "cache"
+  task = TransformerTask(c)
+  batch = next(task.train_batches())
+  assert set(batch) == {"idx", "label"} and batch["idx"].shape == (4, 5)
+  # Labels are those of the pictures that have these tokens.
+  cache = task._cache("train")
+  options = data_config(c)
+  options.source = "folder"
+  pictures = next(pipeline.build_dataset(options, "train", 4, c.seed))
+  np.testing.assert_array_equal(
+    cache.rows(range(4))["label"], task.condition.encode(pictures["caption"])
+  )
+  assert len(set(cache.rows(range(len(cache)))["label"])) == 3
+  # Names are looked up when the cache is read.
+  c.classes = ("c", "b", "a")
+  swapped = TransformerTask(c)._cache("train").rows(range(4))["label"]
+  np.testing.assert_array_equal(swapped, 2 - cache.rows(range(4))["label"])
+  c.classes = ("a", "b", "x")
+  with pytest.raises(ValueError, match=r"A class is .* got 'c'"):
+    TransformerTask(c).train_batches()
+  with pytest.raises(ValueError, match=r"A class is .* got 'c'"):
+    c.cache.directory = str(tmp_path / "other")
+    build_cache.build_cache(c)
+  c.cache.directory = cached
+  with pytest.raises(ValueError, match="is 'synthetic' there and 'classes'"):
+    TransformerTask(c).train_batches()
 
 
 def test_another_number_of_class_names_is_refused(parts):

@@ -24,6 +24,19 @@ TONES = {
   "1f3fe": "medium-dark skin tone",
   "1f3ff": "dark skin tone",
 }
+# Of every picture; "other" are those that the table of categories lacks.
+CATEGORIES = (
+  "smileys & emotion",
+  "people & body",
+  "animals & nature",
+  "food & drink",
+  "travel & places",
+  "activities",
+  "objects",
+  "symbols",
+  "flags",
+  "other",
+)
 _TONE_WORDS = "(?:light|medium-light|medium|medium-dark|dark) skin tone"
 _TONED = re.compile(rf"^(.*?)((?: {_TONE_WORDS})+)( .*)?$")
 # The people that groups are made of, with their plurals.
@@ -223,4 +236,4 @@ def _category(
   if tones_of(key) or gender_of(key):
     return "people & body", "person"
   first = key.split("-")[0]
-  return categories.get(first, ("other", "other"))
+  return categories.get(first, (CATEGORIES[-1],) * 2)
