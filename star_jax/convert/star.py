@@ -2,7 +2,8 @@
 
 Rotary tables, level ids and attention masks are not in these files. Two
 families of keys are, without being used: `class_emb.weight` and the constant
-zero bias of the keys.
+zero bias of the keys. The head of the causal-driven stable sampler
+(enable_adaptive_norm, golden README, rule 26) has no counterpart here yet.
 """
 
 from __future__ import annotations
@@ -21,17 +22,27 @@ from star_jax.convert.block import (
 )
 from star_jax.convert.state_dict import (
   LINEAR,
+  Converted,
   Rule,
   ignore,
   jax_to_torch,
   squeeze,
-  torch_to_jax,
 )
 from star_jax.model.config import StarConfig
 
 # Rows of the unused class embedding that we write: 1000 classes and the null
 # class, the official default.
 CLASS_ROWS = 1001
+# The first words of what the refinement head consists of.
+REFINEMENT = (
+  "encoder_proj2",
+  "feat_extract_blocks",
+  "head_logits2",
+  "head_proj",
+  "lvl_embed_2",
+  "pos_start_last",
+  "word_embed_head",
+)
 
 
 def star_rules(
@@ -80,7 +91,23 @@ def star_from_torch(
     ValueError: unknown or missing keys, or a shape of another configuration,
       by name.
   """
-  return torch_to_jax(state, star_rules(config), transformer_template(config))
+  return converted_star(state, config).tree()
+
+
+def converted_star(
+  state: Mapping[str, np.ndarray], config: StarConfig
+) -> Converted:
+  """`star_from_torch`, parameter by parameter, without the refinement head."""
+  without = set(left_out(state))
+  state = {key: value for key, value in state.items() if key not in without}
+  return Converted(state, star_rules(config), transformer_template(config))
+
+
+def left_out(state: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+  """The keys of the refinement head, in order."""
+  return tuple(
+    sorted(key for key in state if key.partition(".")[0] in REFINEMENT)
+  )
 
 
 def star_to_torch(

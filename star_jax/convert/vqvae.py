@@ -77,7 +77,7 @@ def converted_vqvae(
   state: Mapping[str, np.ndarray], config: VQVAEConfig
 ) -> Converted:
   """`vqvae_from_torch`, parameter by parameter."""
-  return Converted(state, vqvae_rules(config), _template(config))
+  return Converted(state, vqvae_rules(config), template(config))
 
 
 def vqvae_to_torch(
@@ -122,7 +122,7 @@ def _layer_rules(theirs: str, ours: str) -> list[Rule]:
 
 
 @functools.cache
-def _template(config: VQVAEConfig) -> dict[str, Any]:
+def template(config: VQVAEConfig) -> dict[str, Any]:
   """Shapes of all parameters, without computing any."""
   image = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
   variables = jax.eval_shape(VQVAE(config).init, jax.random.key(0), image)
