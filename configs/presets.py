@@ -1,10 +1,10 @@
 """Model sizes as plain dicts, read by `StarConfig.from_dict`.
 
-`star_d16` and `star_d30` are the published STAR models of 256 px (274M and 1.68B
-parameters, OpenCLIP ViT-H text of width 1024), `star_d30_512` and
+`star_d16` and `star_d30` are the published STAR models of 256 px (274M and
+1.68B parameters, OpenCLIP ViT-H text of width 1024), `star_d30_512` and
 `star_d30_1024` those of larger pictures. Their rope_norm and rope_theta, which
-no shape tells, are those of the authors' configs and of their demo
-(STAR-T2I, configs/config_d30_*.json and sample.py);
+no shape tells, are those of the authors' configs and of their demo (STAR-T2I,
+configs/config_d30_*.json and sample.py);
 `var_d16` to `var_d30` (256 px) and `var_d36` (512 px) the published VAR models
 (310M, 600M, 1.0B, 2.0B and 2.3B parameters, 1000 classes of ImageNet);
 `scenes64` is the shape of the model that ships here; `test` is what tests and

@@ -30,7 +30,8 @@ def shapes_of(filename):
   """Names and shapes of a golden file."""
   with safe_open(GOLDEN_DIR / filename, "np") as file:
     return {
-      key: tuple(file.get_slice(key).get_shape()) for key in file.keys()  # noqa: SIM118
+      key: tuple(file.get_slice(key).get_shape())
+      for key in file.keys()  # noqa: SIM118
     }
 
 
@@ -76,25 +77,27 @@ def test_the_list_of_a_star_is_the_authors(name, case):
   )
 
 
-@pytest.mark.parametrize(("name", "case"), cases_of("star_sampler"))
+SAMPLER_CASES = cases_of("star_causal_driven_stable_sampler")
+
+
+@pytest.mark.parametrize(("name", "case"), SAMPLER_CASES)
 def test_the_refinement_head_is_told_from_the_rest(name, case):
-  values = case["config"]
-  names = case["weights"]
-  found = {}
-  for filename in [names] if isinstance(names, str) else names:
-    found |= shapes_of(filename)
+  values, found = case["config"], shapes_of(case["weights"])
+  facts = common(values)
+  scales = found["lvl_embed.weight"][0]
+  del facts["shared_aln"], facts["depth"], facts["patch_nums"]
   head = keys.official_refinement_keys(
-    width=values["embed_dim"],
-    heads=values["num_heads"],
-    text_dim=values["in_dim_cross"],
-    scales=len(values["patch_nums"]),
-    vocab=values["vocab_size"],
-    code_dim=values["Cvae"],
-    mlp_ratio=values["mlp_ratio"],
-    l2_norm=values["attn_l2_norm"],
+    text_dim=values["in_dim_cross"], scales=scales, **facts
   )
   assert left_out(found) == tuple(sorted(head))
   assert {key: found[key] for key in head} == head
+  # What is left is a whole STAR.
+  rest = {key: shape for key, shape in found.items() if key not in head}
+  assert rest == keys.official_star_keys(
+    text_dim=values["in_dim_cross"],
+    class_rows=found["class_emb.weight"][0],
+    **{**common(values), "patch_nums": [1] * scales},
+  )
 
 
 @pytest.mark.parametrize(("name", "case"), cases_of("vqvae"))
@@ -110,6 +113,23 @@ def test_the_list_of_a_tokenizer_is_the_authors(name, case):
     share_phi=values["share_quant_resi"],
     phi=values["share_quant_resi"],
   )
+
+
+@pytest.mark.parametrize(("name", "case"), cases_of("quantizer_only"))
+def test_the_names_of_phi_are_the_authors(name, case):
+  values = case["config"]
+  scales = len(values["v_patch_nums"])
+  wanted = keys.official_vae_keys(
+    patch_nums=values["v_patch_nums"],
+    vocab=values["vocab_size"],
+    code_dim=values["Cvae"],
+    ch=8,
+    share_phi=values["share_quant_resi"],
+    phi=values["share_quant_resi"] or scales,
+  )
+  assert shapes_of(case["weights"]) == {
+    key: shape for key, shape in wanted.items() if key.startswith("quantize.")
+  }
 
 
 def published(preset):
