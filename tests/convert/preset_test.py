@@ -50,5 +50,5 @@ def test_a_file_of_another_kind(tmp_path, text, message):
 
 
 def test_a_var_is_no_preset_of_a_star():
-  with pytest.raises(ValueError, match="one of star_d16, .* got 'var_d16'"):
+  with pytest.raises(ValueError, match=r"one of star_d16, .* got 'var_d16'"):
     read("var_d16")
