@@ -45,12 +45,15 @@ class SamplerConfig:
     return_image: decode the last f_hat.
     return_logits: return the logits that were drawn from, after guidance and
       before temperature and filters.
+    cfg_ramp: guidance grows from scale to scale; False: cfg_scale on all of
+      them (0 draws from the conditional half alone, -1 from the null half).
   """
 
   guided: bool = True
   gumbel_smooth: bool = False
   return_image: bool = True
   return_logits: bool = False
+  cfg_ramp: bool = True
 
 
 @flax.struct.dataclass
@@ -190,7 +193,8 @@ def _draw_all_scales(
     )
     if config.guided:
       cond, uncond = jnp.split(logits, 2)
-      t = knobs.cfg_scale * schedule.cfg_ratio(k)
+      ramp = schedule.cfg_ratio(k) if config.cfg_ramp else 1.0
+      t = knobs.cfg_scale * ramp
       logits = logit_ops.guide(cond, uncond, t)
     idx_Bl, choice = _choose(logits, keys_B, k, schedule, knobs, config)
     if config.return_logits:
