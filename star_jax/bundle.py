@@ -322,9 +322,8 @@ def _write_part(
 
 def _pieces(tensors: Mapping[str, Any], key: str) -> Iterable[Any]:
   """One tensor, layer by layer where it is made from a file."""
-  if isinstance(tensors, Converted):
-    return tensors.pieces(key)
-  return (tensors[key],)
+  whole = not isinstance(tensors, Converted)
+  return (tensors[key],) if whole else tensors.pieces(key)
 
 
 def _temporary(final: Path) -> Path:
@@ -387,9 +386,8 @@ def _read_params(
     raise ValueError(f"The bundle {directory} is incomplete: no {file.name}.")
   size = file.stat().st_size
   if size != entry["bytes"]:
-    raise ValueError(
-      f"{file} is half-written: {size} of {entry['bytes']} bytes."
-    )
+    wanted = entry["bytes"]
+    raise ValueError(f"{file} is half-written: {size} of {wanted} bytes.")
   with open(file, "rb") as data:
     if hashlib.file_digest(data, "sha256").hexdigest() != entry["sha256"]:
       raise ValueError(f"{file} is damaged: its checksum does not match.")

@@ -31,6 +31,7 @@ def vqvae_rules(config: VQVAEConfig) -> tuple[Rule, ...]:
   quantizer = (
     Rule("quantize.embedding.weight", "quantizer/codebook_VCv"),
     *_phi_rules(config.share_quant_resi),
+    *_unused_phi_rules(config),
     ignore(
       "quantize.ema_vocab_hit_SV",
       shape=(config.schedule.num_scales, config.vocab_size),
@@ -103,6 +104,19 @@ def _phi_rules(share_quant_resi: int) -> tuple[Rule, ...]:
     Rule(f"{theirs}.weight", f"{ours}/kernel", CONV),
     Rule(f"{theirs}.bias", f"{ours}/bias"),
   )
+
+
+def _unused_phi_rules(config: VQVAEConfig) -> list[Rule]:
+  """The official module has every phi, also those that no scale is nearest to
+  (fewer scales than phis); we make those that are used."""
+  if config.share_quant_resi < 2:
+    return []
+  width, key = config.code_dim, "quantize.quant_resi.qresi_ls"
+  rules = []
+  for j in range(config.share_quant_resi):
+    rules.append(ignore(f"{key}.{j}.weight", shape=(width, width, 3, 3)))
+    rules.append(ignore(f"{key}.{j}.bias", shape=(width,)))
+  return rules
 
 
 def _layer_rules(theirs: str, ours: str) -> list[Rule]:
