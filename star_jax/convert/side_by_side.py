@@ -6,6 +6,7 @@ B: samples, L: tokens of all scales, V: vocabulary, Cv: code width.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import io
@@ -89,7 +90,9 @@ def _logits(star, tokens_L: np.ndarray, given) -> np.ndarray:
     jnp.asarray(tokens_L)[None],
     method="teacher_forcing_input",
   )
-  logits_BLV = Star(bundle.star_config).apply(
+  # Theirs runs in float32.
+  config = dataclasses.replace(bundle.star_config, dtype="float32")
+  logits_BLV = Star(config).apply(
     {"params": bundle.params["star"]}, x_BLCv, given
   )
   return np.asarray(logits_BLV)[0]
