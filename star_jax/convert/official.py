@@ -207,15 +207,10 @@ def _text_settings(
   if text in text_encoder_names() and not Path(text).is_dir():
     encoder = load_text_encoder(text, tokens)
   else:
-    if name is None:
-      raise ValueError(
-        f"The folder {text} cannot hold the text encoder: none of width"
-        f" {width} is known."
-      )
     from star_jax.convert.hf_text import convert_text
 
-    convert_text(text, out / "text", storage=storage)
-    encoder = load_text_encoder(name, tokens, out / "text")
+    made = convert_text(text, out / "text", storage=storage)
+    encoder = load_text_encoder(made.name, made.max_tokens, out / "text")
   if encoder.width != width:
     raise ValueError(
       f"The model reads text states of width {width}, the text encoder"
