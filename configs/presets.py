@@ -1,7 +1,10 @@
 """Model sizes as plain dicts, read by `StarConfig.from_dict`.
 
-`star_d16` and `star_d30` are the published STAR models (274M and 1.68B
-parameters, OpenCLIP ViT-H text of width 1024) with the schedule of 256 px;
+`star_d16` and `star_d30` are the published STAR models of 256 px (274M and
+1.68B parameters, OpenCLIP ViT-H text of width 1024), `star_d30_512` and
+`star_d30_1024` those of larger pictures. Their rope_norm and rope_theta, which
+no shape tells, are those of the authors' configs and of their demo (STAR-T2I,
+configs/config_d30_*.json and sample.py);
 `var_d16` to `var_d30` (256 px) and `var_d36` (512 px) the published VAR models
 (310M, 600M, 1.0B, 2.0B and 2.3B parameters, 1000 classes of ImageNet);
 `scenes64` is the shape of the model that ships here; `test` is what tests and
@@ -27,7 +30,12 @@ def _published(depth: int) -> dict:
 
 
 def _star(depth: int) -> dict:
-  return {**_published(depth), "text_dim": 1024, "rope_norm": 16.0}
+  return {
+    **_published(depth),
+    "text_dim": 1024,
+    "rope_norm": 64.0,
+    "rope_theta": 10000.0,
+  }
 
 
 def _var(depth: int) -> dict:
@@ -67,6 +75,8 @@ PRESETS = {
   },
   "star_d16": _star(16),
   "star_d30": _star(30),
+  "star_d30_512": {**_star(30), "schedule": "512"},
+  "star_d30_1024": {**_star(30), "schedule": "1024"},
   "var_d16": _var(16),
   "var_d20": _var(20),
   "var_d24": _var(24),

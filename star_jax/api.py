@@ -401,8 +401,20 @@ class StarPipeline:
     text = self.bundle.text
     if text is None:
       raise ValueError(f"{self.bundle.path} is a model of classes, not texts.")
-    encoder = load_text_encoder(text.name, text.max_tokens)
-    if encoder.fingerprint != text.fingerprint:
+    folder = self.bundle.path / "text"
+    try:
+      encoder = load_text_encoder(
+        text.name, text.max_tokens, folder if folder.is_dir() else None
+      )
+    except ValueError as error:
+      if text.fingerprint or folder.is_dir():
+        raise
+      raise ValueError(
+        f"The bundle {self.bundle.path} names its text encoder, {text.name}"
+        f" with {text.max_tokens} tokens, and does not hold it: {error} Put it"
+        f" into {folder} with launch/convert.py --from=hf_{text.name}."
+      ) from error
+    if text.fingerprint not in ("", encoder.fingerprint):
       raise ValueError(
         f"The model was trained with the text encoder {text.name}"
         f" {text.fingerprint}, the installed one is {encoder.fingerprint}."

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from star_jax.classes import ClassLabels
 from star_jax.convert.state_dict import Converted
@@ -34,7 +32,7 @@ from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
 from star_jax.sampling.settings import SAMPLING_KEYS, with_later_knobs
-from star_jax.tensor_file import write_tensors
+from star_jax.tensor_file import read_tensors, write_tensors
 from star_jax.text.encoder import TextEncoder
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
@@ -55,6 +53,7 @@ class TextSettings:
     name: of `star_jax.text.encoder.load_text_encoder`.
     max_tokens: T, the text window.
     fingerprint: hash of its weights and settings; another one is refused.
+      Empty where it is not known (a converted checkpoint without its encoder).
   """
 
   name: str
@@ -184,8 +183,15 @@ def save_bundle(
   return header["hash"]
 
 
-def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
+def load_bundle(
+  directory: str | os.PathLike | None = None, *, mapped: bool = False
+) -> Bundle:
   """Reads and checks a bundle, by default the one that ships with star_jax.
+
+  Args:
+    directory: of the bundle.
+    mapped: parameters are read-only views of the files, in the dtypes on disk:
+      for a conversion, which looks at one after the other.
 
   Raises:
     ValueError: nothing there, half-written, damaged, of another format or
@@ -204,7 +210,7 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
   if header.get("star") is not None:
     configs["star"] = StarConfig.from_dict(header["star"])
   params = {
-    name: _read_params(directory, name, header, config)
+    name: _read_params(directory, name, header, config, mapped)
     for name, config in configs.items()
   }
   if "star" in configs:
@@ -308,8 +314,16 @@ def _write_part(
   return write_tensors(
     path,
     {key: (shape, dtypes[key]) for key, shape in shapes.items()},
-    lambda key: _store(key, tensors[key], dtypes[key]),
+    lambda key: (
+      _store(key, piece, dtypes[key]) for piece in _pieces(tensors, key)
+    ),
   )
+
+
+def _pieces(tensors: Mapping[str, Any], key: str) -> Iterable[Any]:
+  """One tensor, layer by layer where it is made from a file."""
+  whole = not isinstance(tensors, Converted)
+  return (tensors[key],) if whole else tensors.pieces(key)
 
 
 def _temporary(final: Path) -> Path:
@@ -362,24 +376,24 @@ def _read_header(directory: Path) -> dict[str, Any]:
   return header
 
 
-def _read_params(directory: Path, name: str, header, config) -> Any:
+def _read_params(
+  directory: Path, name: str, header, config, mapped: bool
+) -> Any:
   """One parameter tree, checked against its checksum and its settings."""
   file = directory / f"{name}.safetensors"
   entry = header["files"].get(file.name)
   if entry is None or not file.is_file():
     raise ValueError(f"The bundle {directory} is incomplete: no {file.name}.")
-  data = file.read_bytes()
-  if len(data) != entry["bytes"]:
-    raise ValueError(
-      f"{file} is half-written: {len(data)} of {entry['bytes']} bytes."
-    )
-  if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-    raise ValueError(f"{file} is damaged: its checksum does not match.")
-  try:
-    tensors = safetensors.numpy.load(data)
-  except (SafetensorError, ValueError) as error:
-    raise ValueError(f"{file} is not a safetensors file: {error}.") from error
+  size = file.stat().st_size
+  if size != entry["bytes"]:
+    wanted = entry["bytes"]
+    raise ValueError(f"{file} is half-written: {size} of {wanted} bytes.")
+  with open(file, "rb") as data:
+    if hashlib.file_digest(data, "sha256").hexdigest() != entry["sha256"]:
+      raise ValueError(f"{file} is damaged: its checksum does not match.")
+  tensors = read_tensors(file)
   shapes = {key: x.shape for key, x in tensors.items()}
   _check_shapes(name, shapes, expected_shapes(MODULES[name](config)))
-  tensors = {key: x.astype(np.float32) for key, x in tensors.items()}
+  if not mapped:
+    tensors = {key: np.array(x, np.float32) for key, x in tensors.items()}
   return flax.traverse_util.unflatten_dict(tensors, sep="/")

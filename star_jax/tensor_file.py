@@ -1,7 +1,7 @@
 """Safetensors files read and written one tensor after the other.
 
 The library's own functions hold all tensors in memory; converting a checkpoint
-of gigabytes should need no more than its largest tensor. The format: 8 bytes
+of gigabytes should need no more than a layer of it. The format: 8 bytes
 with the length of the header (little-endian), the header (JSON: name -> dtype,
 shape, begin and end in what follows), the tensors.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
@@ -31,7 +32,7 @@ _LARGEST_HEADER = 100_000_000
 def write_tensors(
   path: Path,
   tensors: Mapping[str, tuple[tuple[int, ...], str]],
-  get: Callable[[str], np.ndarray],
+  get: Callable[[str], np.ndarray | Iterable[np.ndarray]],
 ) -> tuple[str, int]:
   """Writes the tensors to a file.
 
@@ -39,7 +40,8 @@ def write_tensors(
     path: of the file.
     tensors: name -> (shape, dtype), one of float32, float16, bfloat16, int32
       and int64.
-    get: makes the tensor of a name; called once for each, in order.
+    get: makes the tensor of a name, or its pieces along the first axis one
+      after the other; called once for each name.
 
   Returns:
     (SHA-256 of the file in hex, its bytes).
@@ -73,11 +75,16 @@ def write_tensors(
     write(text)
     for name in order:
       shape, dtype = tensors[name]
-      value = get(name)
-      assert value.shape == tuple(shape) and value.dtype == dtype, name
-      flat = np.ascontiguousarray(value).reshape(-1)
-      write(memoryview(flat.view(np.uint8)))
-      del value, flat
+      begin, value = size, get(name)
+      if isinstance(value, np.ndarray):
+        assert value.shape == tuple(shape), (name, value.shape, shape)
+        value = (value,)
+      for piece in value:
+        assert piece.dtype == dtype, (name, piece.dtype, dtype)
+        flat = np.ascontiguousarray(piece).reshape(-1)
+        write(memoryview(flat.view(np.uint8)))
+        del piece, flat
+      assert size - begin == int(np.prod(shape)) * _bytes(dtype), name
   return digest.hexdigest(), size
 
 
@@ -99,6 +106,23 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return {name: _view(body, name, facts) for name, facts in header.items()}
   except (struct.error, KeyError, TypeError, AttributeError, ValueError) as e:
     raise ValueError(f"{path} is not a whole safetensors file: {e}.") from e
+
+
+def drop_pages(array: np.ndarray) -> None:
+  """Gives back the memory that holds the file behind a mapped array.
+
+  What was read of a mapped file counts as memory of this process until it is
+  dropped; it is read again where it is needed again. Arrays that no file
+  stands behind are left alone.
+  """
+  owner = array
+  while owner is not None and not isinstance(owner, mmap.mmap):
+    if isinstance(owner, memoryview):
+      owner = owner.obj
+    else:
+      owner = getattr(owner, "base", None)
+  if owner is not None and hasattr(mmap, "MADV_DONTNEED"):
+    owner.madvise(mmap.MADV_DONTNEED)
 
 
 def _view(body: np.ndarray, name: str, facts: dict) -> np.ndarray:

@@ -1,31 +1,27 @@
-"""Official checkpoints of VAR and its VQVAE to bundles, and back.
+"""Official checkpoints of VAR, STAR and their VQVAE to bundles.
 
-Nothing in a file is executed, and files are mapped into memory, so that a
-conversion needs little more than the largest tensor.
+Files are mapped into memory and written layer by layer, so that a conversion
+needs little more than its largest layer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from star_jax.bundle import load_bundle, save_bundle
-from star_jax.convert.pth import read_pth
+from star_jax.bundle import TextSettings, save_bundle
+from star_jax.convert.source import check_size, read_official
+from star_jax.convert.star import converted_star, left_out
 from star_jax.convert.state_dict import Converted
-from star_jax.convert.var import converted_var, var_to_torch
-from star_jax.convert.vqvae import converted_vqvae, vqvae_to_torch
+from star_jax.convert.var import converted_var
+from star_jax.convert.vqvae import converted_vqvae
 from star_jax.model.config import StarConfig
-from star_jax.tensor_file import read_tensors, write_tensors
+from star_jax.text.encoder import load_text_encoder, text_encoder_names
 from star_jax.tokenizer.config import VQVAEConfig
 
-# Where the state dict lies in files of the official trainer and of others.
-_VAR_NESTS = ("trainer", "var_wo_ddp", "model", "state_dict")
-_VAE_NESTS = ("trainer", "vae_local", "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.")
-# What the authors' demo draws with.
+# What the authors' demos draw with.
 VAR_SAMPLING = {
   "cfg_scale": 4.0,
   "top_k": 900,
@@ -34,42 +30,39 @@ VAR_SAMPLING = {
   "gumbel_smooth": False,
   "smooth_filtered": True,
 }
+STAR_SAMPLING = {
+  **VAR_SAMPLING,
+  "top_k": 600,
+  "top_p": 0.8,
+  "smooth_filtered": False,
+}
+# Cross-attention: of every sample, or as published, of batch row 0 for all.
+MODES = ("per_sample", "batch0")
+# (encoder, tokens) of the authors, by the width of the text states.
+_TEXT_OF_WIDTH = {1024: ("clip", 77), 2048: ("t5", 120)}
 
 
-def read_official(
-  path: str | Path, nests: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-  """The flat state dict of a .pth or .safetensors file.
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+  """What was made of a checkpoint.
 
-  Args:
-    path: of the file.
-    nests: dicts that the state dict may lie in, from the outside in.
-
-  Raises:
-    ValueError: another kind of file, one that asks to run something, or one
-      without a state dict.
-    OSError: the file cannot be read.
+  Attributes:
+    hash: of the bundle.
+    left_out: names of tensors that have no counterpart here yet.
   """
-  path = Path(path)
-  if path.suffix == ".safetensors":
-    state: Any = read_tensors(path)
-  else:
-    state = read_pth(path)
-  for nest in nests:
-    if isinstance(state, Mapping) and isinstance(state.get(nest), Mapping):
-      state = state[nest]
-  if not isinstance(state, Mapping) or not all(
-    isinstance(value, np.ndarray) for value in state.values()
-  ):
-    raise ValueError(f"{path} holds no state dict of tensors.")
-  return {_bare(key): value for key, value in state.items()}
 
+  hash: str
+  left_out: tuple[str, ...] = ()
 
-def _bare(key: str) -> str:
-  """Without what wrappers of the trainer put before a name."""
-  while key.startswith(_PREFIXES):
-    key = key.partition(".")[2]
-  return key
+  def remark(self) -> str:
+    """A sentence about what was left out, "" if nothing was."""
+    if not self.left_out:
+      return ""
+    families = sorted({name.partition(".")[0] for name in self.left_out})
+    return (
+      f"{len(self.left_out)} tensors of the refinement head are left out"
+      f" ({', '.join(families)}): the model draws without it."
+    )
 
 
 def convert_var(
@@ -81,7 +74,7 @@ def convert_var(
   tokenizer: Mapping[str, Any],
   licence: str,
   storage: str = "float16",
-) -> str:
+) -> Conversion:
   """An official VAR and its VQVAE as a bundle.
 
   Args:
@@ -91,28 +84,79 @@ def convert_var(
     licence: of the weights, in words.
     storage: dtype on disk.
 
-  Returns:
-    The hash of the bundle.
-
   Raises:
-    ValueError: see `read_official`; unknown or missing keys and other shapes,
-      by name.
+    ValueError: see `read_official`; a file of another size, by its settings;
+      unknown or missing keys and other shapes, by name.
   """
   star_config = StarConfig.from_dict(dict(model))
-  tokenizer_config = VQVAEConfig.from_dict(
-    {**tokenizer, "schedule": star_config.schedule}
-  )
-  return save_bundle(
+  if not star_config.num_classes:
+    raise ValueError("These settings are of a STAR, not of a VAR.")
+  state = read_official(var, "var")
+  check_size(var, state, star_config)
+  tokenizer_config, tokenizer_params = _vqvae(vae, tokenizer, star_config)
+  written = save_bundle(
     out,
     tokenizer_config=tokenizer_config,
-    tokenizer_params=_vqvae(vae, tokenizer_config),
+    tokenizer_params=tokenizer_params,
     star_config=star_config,
-    star_params=converted_var(read_official(var, _VAR_NESTS), star_config),
+    star_params=converted_var(state, star_config),
     sampling=VAR_SAMPLING,
     licence=licence,
     notes={"from": [Path(var).name, Path(vae).name]},
     storage=storage,
   )
+  return Conversion(written)
+
+
+def convert_star(
+  star: str | Path,
+  vae: str | Path,
+  out: str | Path,
+  *,
+  model: Mapping[str, Any],
+  tokenizer: Mapping[str, Any],
+  licence: str,
+  text: str | None = None,
+  mode: str = "per_sample",
+  storage: str = "float16",
+) -> Conversion:
+  """An official STAR and its VQVAE as a bundle; see `convert_var`.
+
+  Args:
+    text: folder of the text encoder, or the name of an installed one. None:
+      the bundle names the encoder of the authors and does not hold it.
+    mode: cross-attention that the weights need, of MODES; the bundle records
+      it in its settings and notes.
+  """
+  if mode not in MODES:
+    raise ValueError(f"--mode is one of {', '.join(MODES)}, got {mode!r}.")
+  star_config = StarConfig.from_dict(
+    {**model, "legacy_batch0_cross_attention": mode == "batch0"}
+  )
+  if not star_config.text_dim:
+    raise ValueError("These settings are of a VAR, not of a STAR.")
+  state = read_official(star, "star")
+  check_size(star, state, star_config)
+  params = converted_star(state, star_config)
+  without = left_out(state)
+  tokenizer_config, tokenizer_params = _vqvae(vae, tokenizer, star_config)
+  written = save_bundle(
+    out,
+    tokenizer_config=tokenizer_config,
+    tokenizer_params=tokenizer_params,
+    star_config=star_config,
+    star_params=params,
+    text=_text_settings(text, star_config.text_dim, Path(out), storage),
+    sampling=STAR_SAMPLING,
+    licence=licence,
+    notes={
+      "from": [Path(star).name, Path(vae).name],
+      "cross_attention": mode,
+      "left_out": list(without),
+    },
+    storage=storage,
+  )
+  return Conversion(written, without)
 
 
 def convert_vae(
@@ -122,50 +166,60 @@ def convert_vae(
   tokenizer: Mapping[str, Any],
   licence: str,
   storage: str = "float16",
-) -> str:
+) -> Conversion:
   """An official VQVAE as the bundle of a tokenizer; see `convert_var`."""
-  config = VQVAEConfig.from_dict(dict(tokenizer))
-  return save_bundle(
+  config, params = _vqvae(vae, tokenizer)
+  written = save_bundle(
     out,
     tokenizer_config=config,
-    tokenizer_params=_vqvae(vae, config),
+    tokenizer_params=params,
     licence=licence,
     notes={"from": [Path(vae).name]},
     storage=storage,
   )
+  return Conversion(written)
 
 
-def _vqvae(path: str | Path, config: VQVAEConfig) -> Converted:
-  return converted_vqvae(read_official(path, _VAE_NESTS), config)
+def _vqvae(
+  path: str | Path,
+  settings: Mapping[str, Any],
+  star_config: StarConfig | None = None,
+) -> tuple[VQVAEConfig, Converted]:
+  """The tokenizer of a file, with the schedule of the model if there is one."""
+  if star_config is not None:
+    settings = {**settings, "schedule": star_config.schedule}
+  config = VQVAEConfig.from_dict(settings)
+  state = read_official(path, "vae")
+  check_size(path, state, config)
+  return config, converted_vqvae(state, config)
 
 
-def export_official(bundle: str | Path, out: str | Path) -> list[Path]:
-  """A bundle in the official layout: vae.safetensors, and var.safetensors for
-  a model of classes.
-
-  Returns:
-    The files that were written.
+def _text_settings(
+  text: str | None, width: int, out: Path, storage: str
+) -> TextSettings:
+  """Which text encoder the bundle names, and its folder in the bundle.
 
   Raises:
-    ValueError: the bundle holds a model of texts, or is damaged.
+    ValueError: no encoder of this width is known, or another one was given.
   """
-  found, out = load_bundle(bundle), Path(out)
-  states = {
-    "vae": vqvae_to_torch(found.params["tokenizer"], found.tokenizer_config)
-  }
-  if found.star_config is not None:
-    if not found.star_config.num_classes:
+  name, tokens = _TEXT_OF_WIDTH.get(width, (None, 77))
+  if text is None:
+    if name is None:
       raise ValueError(
-        f"{bundle} holds a model of texts; written back are models of classes."
+        f"No text encoder of width {width} is known: give --text, a folder or"
+        f" one of {', '.join(text_encoder_names())}."
       )
-    states["var"] = var_to_torch(found.params["star"], found.star_config)
-  out.mkdir(parents=True, exist_ok=True)
-  written = []
-  for name, state in states.items():
-    written.append(out / f"{name}.safetensors")
-    write_tensors(
-      written[-1],
-      {key: (x.shape, str(x.dtype)) for key, x in state.items()},
-      state.__getitem__,
+    return TextSettings(name, tokens, "")
+  if text in text_encoder_names() and not Path(text).is_dir():
+    encoder = load_text_encoder(text, tokens)
+  else:
+    from star_jax.convert.hf_text import convert_text
+
+    made = convert_text(text, out / "text", storage=storage)
+    encoder = load_text_encoder(made.name, made.max_tokens, out / "text")
+  if encoder.width != width:
+    raise ValueError(
+      f"The model reads text states of width {width}, the text encoder"
+      f" {encoder.name} makes {encoder.width}."
     )
-  return written
+  return TextSettings.of(encoder)

@@ -2,7 +2,8 @@
 
 Rotary tables, level ids and attention masks are not in these files. Two
 families of keys are, without being used: `class_emb.weight` and the constant
-zero bias of the keys.
+zero bias of the keys. The head of the causal-driven stable sampler
+(enable_adaptive_norm, golden README, rule 26) has no counterpart here yet.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from star_jax.convert.block import (
   linear,
   transformer_template,
 )
+from star_jax.convert.refine import is_refine_key
 from star_jax.convert.state_dict import (
   LINEAR,
+  Converted,
   Rule,
   ignore,
   jax_to_torch,
   squeeze,
-  torch_to_jax,
 )
 from star_jax.model.config import StarConfig
 
@@ -80,7 +82,21 @@ def star_from_torch(
     ValueError: unknown or missing keys, or a shape of another configuration,
       by name.
   """
-  return torch_to_jax(state, star_rules(config), transformer_template(config))
+  return converted_star(state, config).tree()
+
+
+def converted_star(
+  state: Mapping[str, np.ndarray], config: StarConfig
+) -> Converted:
+  """`star_from_torch`, parameter by parameter, without the refinement head."""
+  without = set(left_out(state))
+  state = {key: value for key, value in state.items() if key not in without}
+  return Converted(state, star_rules(config), transformer_template(config))
+
+
+def left_out(state: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+  """The keys of the refinement head, in order."""
+  return tuple(sorted(key for key in state if is_refine_key(key)))
 
 
 def star_to_torch(

@@ -17,12 +17,15 @@ that differs are errors that name the key.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
+
+from star_jax.tensor_file import drop_pages
 
 LAYER = "layer"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -99,6 +102,12 @@ class Rule:
       and f"{{{LAYER}}}" not in self.path
     )
 
+  def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The PyTorch shape of what is `shape` here (one layer, if stacked)."""
+    # A view without memory: only its shape is of interest.
+    view = np.broadcast_to(np.float32(0), shape)
+    return self.transform.to_torch(view).shape
+
 
 def ignore(
   key: str,
@@ -143,6 +152,7 @@ class Converted(Mapping):
 
   Attributes:
     shapes: of every parameter, by path.
+    ignored: the keys of the state dict that have no counterpart here.
 
   Raises:
     ValueError: keys unknown or missing, or a shape that differs; every one of
@@ -163,6 +173,7 @@ class Converted(Mapping):
     }
     expected = {key for _, keys in self._plan.values() for key in keys}
     _check_keys(set(state), expected, rules)
+    self.ignored = sorted(set(state) - expected)
     for path, (rule, keys) in self._plan.items():
       for key in keys:
         _check_shape(state[key], key, rule, self._shape(path))
@@ -175,13 +186,21 @@ class Converted(Mapping):
 
   def __getitem__(self, path: str) -> np.ndarray:
     """A contiguous array with the shape and dtype of the template."""
-    rule, keys = self._plan[path]
     leaf = self._leaves[path]
     out = np.empty(leaf.shape, leaf.dtype)
-    for i, key in enumerate(keys):
-      place = i if rule.stacked else ...
-      out[place] = rule.transform.to_jax(np.asarray(self._state[key]))
+    for i, piece in enumerate(self.pieces(path)):
+      out[i if self._plan[path][0].stacked else ...] = piece
     return out
+
+  def pieces(self, path: str) -> Iterator[np.ndarray]:
+    """The same array, layer by layer where our side stacks them."""
+    rule, keys = self._plan[path]
+    dtype = self._leaves[path].dtype
+    for key in keys:
+      source = np.asarray(self._state[key])
+      piece = np.array(rule.transform.to_jax(source), dtype, order="C")
+      drop_pages(source)
+      yield piece
 
   def tree(self) -> dict[str, Any]:
     """All parameters, a nested dict of numpy arrays."""
@@ -204,40 +223,76 @@ def torch_to_jax(
   return Converted(state, rules, template).tree()
 
 
-def jax_to_torch(
-  params: Mapping[str, Any], rules: Sequence[Rule]
-) -> dict[str, np.ndarray]:
-  """The inverse of `torch_to_jax`: official key names and layouts.
+class Restored(Mapping):
+  """The inverse of `Converted`: official names, each array made when asked for.
 
-  Keys that our side does not have are written as zeros where their rule
-  states a shape.
+  Keys that our side does not have are zeros where their rule states a shape.
 
   Args:
-    params: nested dict of arrays.
+    params: nested dict of arrays, or of views of a mapped file. What is
+      narrower than float32 becomes float32.
     rules: the rules that read the state dict.
 
-  Returns:
-    Arrays by official key name.
+  Attributes:
+    facts: key -> (shape, dtype) of every array.
 
   Raises:
     ValueError: a parameter has no rule, or two give the same key.
   """
-  state: dict[str, np.ndarray] = {}
-  for path, value in traverse_util.flatten_dict(params, sep="/").items():
-    value = np.asarray(value)
-    rule, keys = _locate(path, value.shape, rules)
-    parts = value if rule.stacked else [value]
-    for key, part in zip(keys, parts):
-      if key in state:
-        raise ValueError(f"Two parameters are written to the key {key!r}.")
-      state[key] = np.ascontiguousarray(rule.transform.to_torch(part))
-  for rule in rules:
-    if rule.make is not None:
-      state.setdefault(rule.key, rule.make())
-    elif rule.path is None and rule.shape is not None:
-      for key in _ignored_keys(rule):
-        state.setdefault(key, np.zeros(rule.shape, rule.dtype))
-  return state
+
+  def __init__(self, params: Mapping[str, Any], rules: Sequence[Rule]):
+    self._made: dict[str, Callable[[], np.ndarray]] = {}
+    self.facts: dict[str, tuple[tuple[int, ...], str]] = {}
+    for path, value in traverse_util.flatten_dict(params, sep="/").items():
+      shape = tuple(np.shape(value))
+      rule, keys = _locate(path, shape, rules)
+      dtype = str(np.promote_types(value.dtype, np.float32))
+      wanted = rule.torch_shape(shape[1 if rule.stacked else 0 :])
+      for i, key in enumerate(keys):
+        if key in self.facts:
+          raise ValueError(f"Two parameters are written to the key {key!r}.")
+        self.facts[key] = wanted, dtype
+        self._made[key] = _part_maker(value, rule, i, dtype)
+    for rule in rules:
+      if rule.make is not None:
+        made = rule.make()
+        self._add(rule.key, made.shape, str(made.dtype), rule.make)
+      elif rule.path is None and rule.shape is not None:
+        for key in _ignored_keys(rule):
+          zeros = functools.partial(np.zeros, rule.shape, rule.dtype)
+          self._add(key, rule.shape, rule.dtype, zeros)
+
+  def _add(self, key, shape, dtype, make) -> None:
+    if key not in self.facts:
+      self.facts[key], self._made[key] = (tuple(shape), dtype), make
+
+  def __iter__(self):
+    return iter(self.facts)
+
+  def __len__(self) -> int:
+    return len(self.facts)
+
+  def __getitem__(self, key: str) -> np.ndarray:
+    return self._made[key]()
+
+
+def _part_maker(value, rule: Rule, i: int, dtype: str):
+  """What makes layer i of a parameter (all of it where none are stacked)."""
+
+  def make() -> np.ndarray:
+    part = np.asarray(value[i] if rule.stacked else value)
+    made = np.array(rule.transform.to_torch(part), dtype, order="C")
+    drop_pages(part)
+    return made
+
+  return make
+
+
+def jax_to_torch(
+  params: Mapping[str, Any], rules: Sequence[Rule]
+) -> dict[str, np.ndarray]:
+  """The inverse of `torch_to_jax`: all arrays of `Restored`."""
+  return dict(Restored(params, rules))
 
 
 def _locate(
@@ -301,8 +356,7 @@ def _check_shape(
   value: np.ndarray, key: str, rule: Rule, shape: tuple[int, ...]
 ) -> None:
   """Raises unless the array has the PyTorch layout of our `shape`."""
-  # A view without memory: only its shape in the PyTorch layout is of interest.
-  wanted = rule.transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+  wanted = rule.torch_shape(shape)
   if np.shape(value) != wanted:
     raise ValueError(
       f"{key!r} has shape {np.shape(value)}, this model needs {wanted}."

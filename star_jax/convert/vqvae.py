@@ -31,6 +31,7 @@ def vqvae_rules(config: VQVAEConfig) -> tuple[Rule, ...]:
   quantizer = (
     Rule("quantize.embedding.weight", "quantizer/codebook_VCv"),
     *_phi_rules(config.share_quant_resi),
+    *_unused_phi_rules(config),
     ignore(
       "quantize.ema_vocab_hit_SV",
       shape=(config.schedule.num_scales, config.vocab_size),
@@ -77,7 +78,7 @@ def converted_vqvae(
   state: Mapping[str, np.ndarray], config: VQVAEConfig
 ) -> Converted:
   """`vqvae_from_torch`, parameter by parameter."""
-  return Converted(state, vqvae_rules(config), _template(config))
+  return Converted(state, vqvae_rules(config), template(config))
 
 
 def vqvae_to_torch(
@@ -105,6 +106,19 @@ def _phi_rules(share_quant_resi: int) -> tuple[Rule, ...]:
   )
 
 
+def _unused_phi_rules(config: VQVAEConfig) -> list[Rule]:
+  """The official module has every phi, also those that no scale is nearest to
+  (fewer scales than phis); we make those that are used."""
+  if config.share_quant_resi < 2:
+    return []
+  width, key = config.code_dim, "quantize.quant_resi.qresi_ls"
+  rules = []
+  for j in range(config.share_quant_resi):
+    rules.append(ignore(f"{key}.{j}.weight", shape=(width, width, 3, 3)))
+    rules.append(ignore(f"{key}.{j}.bias", shape=(width,)))
+  return rules
+
+
 def _layer_rules(theirs: str, ours: str) -> list[Rule]:
   """Rules for the layers inside one module."""
   rules = [
@@ -122,7 +136,7 @@ def _layer_rules(theirs: str, ours: str) -> list[Rule]:
 
 
 @functools.cache
-def _template(config: VQVAEConfig) -> dict[str, Any]:
+def template(config: VQVAEConfig) -> dict[str, Any]:
   """Shapes of all parameters, without computing any."""
   image = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
   variables = jax.eval_shape(VQVAE(config).init, jax.random.key(0), image)

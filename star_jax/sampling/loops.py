@@ -76,7 +76,8 @@ def draw_all_scales(
       return_features=True,
       method="decode_scale",
     )
-    logits = _guided(logits, config.guided, knobs, schedule.cfg_ratio(k))
+    ramp = schedule.cfg_ratio(k) if config.cfg_ramp else 1.0
+    logits = _guided(logits, config.guided, knobs, ramp)
     if config.refine and k >= models.head.refine.first_scale:
       idx_Bl = choice = _draw_refined(
         models,

@@ -44,6 +44,8 @@ class SamplerConfig:
     return_logits: return the logits that were drawn from, after guidance and
       before temperature and filters; of a refined scale those of the
       transformer, which are not what its tokens are drawn from.
+    cfg_ramp: guidance grows from scale to scale; False: cfg_scale on all of
+      them (0 draws from the conditional half alone, -1 from the null half).
     refine: draw the scales of the refinement head in rounds; None: like the
       others.
   """
@@ -53,6 +55,7 @@ class SamplerConfig:
   smooth_filtered: bool = True
   return_image: bool = True
   return_logits: bool = False
+  cfg_ramp: bool = True
   refine: RefineSampling | None = None
 
 

@@ -11,46 +11,25 @@ import numpy as np
 import pytest
 
 from star_jax.convert import pth
-
-STORAGES = {
-  "float32": "FloatStorage",
-  "float16": "HalfStorage",
-  "bfloat16": "BFloat16Storage",
-  "int64": "LongStorage",
-}
-
-
-def _text(value):
-  raw = value.encode()
-  return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def _int(value):
-  return b"J" + struct.pack("<i", value)
-
-
-def _ints(values):
-  return b"(" + b"".join(map(_int, values)) + b"t"
+from star_jax.convert.pth_write import integer, ordered_dict, tensor_program
 
 
 def _tensor(key, array, shape=None, strides=None, offset=0):
   """Pickle program of a tensor on storage `key`, as torch.save writes it."""
-  shape = array.shape if shape is None else shape
   if strides is None:
     strides = [s // array.itemsize for s in array.strides]
-  storage = STORAGES[str(array.dtype)]
-  return (
-    b"ctorch._utils\n_rebuild_tensor_v2\n("
-    + b"(" + _text("storage") + f"ctorch\n{storage}\n".encode()
-    + _text(key) + _text("cpu") + _int(array.size) + b"tQ"
-    + _int(offset) + _ints(shape) + _ints(strides)
-    + b"\x89ccollections\nOrderedDict\n)RtR"
-  )  # fmt: skip
+  return tensor_program(
+    key,
+    str(array.dtype),
+    array.shape if shape is None else shape,
+    strides,
+    offset,
+    array.size,
+  )
 
 
 def _dict(**programs):
-  items = b"".join(_text(k) + v for k, v in programs.items())
-  return b"\x80\x02ccollections\nOrderedDict\n)R(" + items + b"u."
+  return b"\x80\x02" + ordered_dict(programs) + b"."
 
 
 def _write_zip(path, program, storages):
@@ -91,7 +70,7 @@ def test_reads_every_dtype_and_nesting(tmp_path, write):
   }
   program = _dict(
     model=_dict(**{k: _tensor(k, v) for k, v in arrays.items()})[2:-1],
-    step=_int(12),
+    step=integer(12),
   )
   path = tmp_path / "x.pth"
   write(path, program, arrays)
@@ -190,7 +169,7 @@ def test_zip_that_lost_a_storage(tmp_path):
 
 def test_state_dict_must_be_flat(tmp_path, write):
   path = tmp_path / "x.pth"
-  write(path, _dict(step=_int(3)), {})
+  write(path, _dict(step=integer(3)), {})
   with pytest.raises(ValueError, match="'step' is a int"):
     pth.read_state_dict(path)
 

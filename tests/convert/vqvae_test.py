@@ -58,6 +58,21 @@ def test_names_of_phi(share, key):
   assert state[key].shape == (4, 4, 3, 3)
 
 
+def test_a_phi_that_no_scale_uses_is_written_and_accepted():
+  """Four phis for three scales: the middle one is nearest to one of two."""
+  config = dataclasses.replace(CONFIG, share_quant_resi=4)
+  params = _params(config)
+  assert sum(key.startswith("phi_") for key in params["quantizer"]) == 3
+  state = convert.vqvae_to_torch(params, config)
+  phis = [key for key in state if key.endswith("weight") and "resi_ls" in key]
+  assert len(phis) == 4 and all(state[k].shape == (4, 4, 3, 3) for k in phis)
+  again = convert.vqvae_from_torch(state, config)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  state["quantize.quant_resi.qresi_ls.4.bias"] = np.zeros(4, np.float32)
+  with pytest.raises(ValueError, match=r"1 unknown key.*qresi_ls\.4\.bias"):
+    convert.vqvae_from_torch(state, config)
+
+
 def test_official_names_and_layouts():
   params = _params(CONFIG)
   state = convert.vqvae_to_torch(params, CONFIG)

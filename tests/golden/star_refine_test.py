@@ -43,11 +43,10 @@ def setup(case, mode):
   config = star_config(case["config"], mode)
   refine = RefineConfig(case["config"]["sample_from_idx"], head_depth(case))
   state = weights(case)
-  backbone = {k: x for k, x in state.items() if not is_refine_key(k)}
   return (
     config,
     refine,
-    star_from_torch(backbone, config),
+    star_from_torch(state, config),
     refine_from_torch(state, config, refine),
     arrays(case["tensors"]),
   )

@@ -1,0 +1,70 @@
+"""Bundles back to the official layout, as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from star_jax.bundle import Bundle, load_bundle
+from star_jax.convert.star import star_rules
+from star_jax.convert.state_dict import Restored
+from star_jax.convert.var import var_rules
+from star_jax.convert.vqvae import vqvae_rules
+from star_jax.tensor_file import write_tensors
+
+
+def export_official(bundle: str | Path, out: str | Path) -> list[Path]:
+  """A bundle in the official layout: vae.safetensors, and var.safetensors for
+  a model of classes or star.safetensors for one of texts.
+
+  All are float32. Tensors that nothing reads (STAR's class embedding, the
+  tokenizer's usage statistic) are zeros; what a conversion left out is not
+  written.
+
+  Args:
+    bundle: its folder.
+    out: folder to write to, made if needed.
+
+  Returns:
+    The files that were written.
+
+  Raises:
+    ValueError: the bundle is damaged, or its model has no official layout.
+    OSError: a file cannot be read or written.
+  """
+  found, out = load_bundle(bundle, mapped=True), Path(out)
+  _check_layout(bundle, found)
+  states = {
+    "vae": Restored(
+      found.params["tokenizer"], vqvae_rules(found.tokenizer_config)
+    )
+  }
+  config = found.star_config
+  if config is not None:
+    name = "var" if config.num_classes else "star"
+    rules = var_rules(config) if config.num_classes else star_rules(config)
+    states[name] = Restored(found.params["star"], rules)
+  out.mkdir(parents=True, exist_ok=True)
+  written = []
+  for name, state in states.items():
+    written.append(out / f"{name}.safetensors")
+    write_tensors(written[-1], state.facts, state.__getitem__)
+  return written
+
+
+def _check_layout(path: str | Path, bundle: Bundle) -> None:
+  """Raises for what the official code has no name for."""
+  tokenizer, model = bundle.tokenizer_config, bundle.star_config
+  ours = {
+    "patch_size": tokenizer.patch_size != 1,
+    "linear_path": tokenizer.linear_path,
+    "growth": tokenizer.growth != "bicubic",
+    "position": model is not None and model.position == "rope+absolute",
+    "rope_coords": model is not None and model.rope_coords != "checkpoint",
+    "adaptive_norm": model is not None
+    and (model.adaptive_norm in ("block", "shared")) != bool(model.num_classes),
+  }
+  if names := [name for name, unknown in ours.items() if unknown]:
+    raise ValueError(
+      f"{path} has no official layout: its {', '.join(names)} is of star_jax"
+      " alone."
+    )
