@@ -16,7 +16,6 @@ from star_jax.convert.block import (
   attention_rules,
   block_rules,
   fused,
-  linear,
   transformer_template,
 )
 from star_jax.convert.state_dict import (
@@ -24,6 +23,7 @@ from star_jax.convert.state_dict import (
   Rule,
   ignore,
   jax_to_torch,
+  linear,
   squeeze,
   torch_to_jax,
 )
