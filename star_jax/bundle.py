@@ -7,8 +7,9 @@
 
 Tensors are named by the '/'-joined path of the parameter. They may be stored
 as float16 (finer than bfloat16 at the same size, and weights do not need the
-range) and are float32 once loaded. Other files may lie beside them. Nothing
-is pickled.
+range) and are float32 once loaded. Other files may lie beside them: a text
+encoder that no installed package brings is looked for in text/. Nothing is
+pickled.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ FORMAT, VERSION = "star_jax bundle", 1
 STORAGE_DTYPES = ("float32", "float16")
 MODULES = {"tokenizer": VQVAE, "star": Star}
 HASH_DIGITS = 16
+TEXT_FOLDER = "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,12 @@ class Bundle:
   hash: str
   path: Path
   class_names: tuple[str, ...] | None = None
+
+  @property
+  def text_folder(self) -> Path | None:
+    """Where the bundle brings its text encoder along, None if it does not."""
+    folder = self.path / TEXT_FOLDER
+    return folder if folder.is_dir() else None
 
 
 def save_bundle(
@@ -253,7 +261,7 @@ def _flatten(params: Any) -> dict[str, Any]:
   return flax.traverse_util.flatten_dict(params, sep="/")
 
 
-def _store(key: str, x: Any, dtype: str) -> np.ndarray:
+def to_storage(key: str, x: Any, dtype: str) -> np.ndarray:
   """One array in its dtype on disk; refuses what would not come back."""
   x = np.asarray(x, np.float32)
   if not np.isfinite(x).all():
@@ -308,7 +316,7 @@ def _write_part(
   return write_tensors(
     path,
     {key: (shape, dtypes[key]) for key, shape in shapes.items()},
-    lambda key: _store(key, tensors[key], dtypes[key]),
+    lambda key: to_storage(key, tensors[key], dtypes[key]),
   )
 
 

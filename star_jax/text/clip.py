@@ -261,6 +261,7 @@ def text_tower(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 FAMILY = Family(
   name=NAME,
+  max_tokens=MAX_TOKENS,
   version=1,
   model_types=("clip_text_model", "clip"),
   tokenizer_class="CLIPTokenizerFast",

@@ -57,6 +57,7 @@ class Family:
 
   Attributes:
     name: of `encoder.load_text_encoder`.
+    max_tokens: the usual window.
     version: raised when the same weights give other states.
     model_types: what config.json may call it.
     tokenizer_class: of `transformers`.
@@ -69,6 +70,7 @@ class Family:
   """
 
   name: str
+  max_tokens: int
   version: int
   model_types: tuple[str, ...]
   tokenizer_class: str
@@ -98,30 +100,32 @@ class TextFolder:
   Attributes:
     path: what was given.
     family: the kind of encoder.
+    model: where config.json and the weights lie.
   """
 
   def __init__(self, path: str | os.PathLike | None, family: Family):
     if path is None:
       raise ValueError(
-        f"The text encoder {family.name} has no installed package: give the"
-        " folder that holds it."
+        f"The text encoder {family.name} comes with no package: give the folder"
+        " that holds it (config.text.path; to draw, --text or text/ in the"
+        " bundle)."
       )
     self.path = Path(path)
     self.family = family
-    self._model = model_folder(self.path)
+    self.model = model_folder(self.path)
     self._tokenizer = self.path / _PIPELINE_TOKENIZER
-    if self._model == self.path and not self._tokenizer.is_dir():
+    if self.model == self.path and not self._tokenizer.is_dir():
       self._tokenizer = self.path
 
   @functools.cached_property
   def entries(self) -> dict[str, Any]:
     """What config.json says, of a model of this family."""
-    entries = read_json(self._model / CONFIG)
+    entries = read_json(self.model / CONFIG)
     found = entries.get("model_type")
     if found not in self.family.model_types:
       accepted = " or ".join(map(repr, self.family.model_types))
       raise ValueError(
-        f"{self._model / CONFIG} has model_type = {found!r}; the text encoder"
+        f"{self.model / CONFIG} has model_type = {found!r}; the text encoder"
         f" {self.family.name} reads {accepted}."
       )
     return entries
@@ -129,7 +133,7 @@ class TextFolder:
   @functools.cached_property
   def config(self) -> Any:
     """Our configuration of the network."""
-    return self.family.config(self.entries, self._model / CONFIG)
+    return self.family.config(self.entries, self.model / CONFIG)
 
   @functools.cached_property
   def state(self) -> dict[str, np.ndarray]:
@@ -143,7 +147,7 @@ class TextFolder:
 
   @functools.cached_property
   def _all_tensors(self) -> dict[str, np.ndarray]:
-    return read_weights(self._model)
+    return read_weights(self.model)
 
   @functools.cached_property
   def _bare_state(self) -> dict[str, np.ndarray]:
@@ -156,8 +160,7 @@ class TextFolder:
       return Converted(self._bare_state, self.family.rules, self.template())
     except ValueError as error:
       raise ValueError(
-        f"The weights in {self._model} are not those of its config.json:"
-        f" {error}"
+        f"The weights in {self.model} are not those of its config.json: {error}"
       ) from error
 
   def template(self) -> dict[str, Any]:

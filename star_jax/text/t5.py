@@ -269,6 +269,7 @@ def encoder_tower(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 FAMILY = Family(
   name=NAME,
+  max_tokens=MAX_TOKENS,
   version=1,
   model_types=("t5",),
   tokenizer_class="T5TokenizerFast",
