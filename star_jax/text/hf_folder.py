@@ -156,8 +156,9 @@ class TextFolder:
   @functools.cached_property
   def converted(self) -> Converted:
     """Our parameters, every key and shape checked."""
+    state = self._bare_state
     try:
-      return Converted(self._bare_state, self.family.rules, self.template())
+      return Converted(state, self.family.rules, self.template())
     except ValueError as error:
       raise ValueError(
         f"The weights in {self.model} are not those of its config.json: {error}"
