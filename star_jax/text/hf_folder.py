@@ -171,15 +171,9 @@ class TextFolder:
   def tokens(self) -> Tokens:
     """The tokenizer, as `transformers` builds it from the files."""
     self.tokenizer_files()
-    try:
-      import transformers
-    except ImportError as error:
-      raise ValueError(
-        f"The text encoder {self.family.name} tokenises with the package"
-        " transformers (torch is not needed): run `python -m pip install"
-        " transformers`, see requirements-extras.txt."
-      ) from error
-    kind = getattr(transformers, self.family.tokenizer_class)
+    kind = getattr(
+      _import_transformers(self.family.name), self.family.tokenizer_class
+    )
     try:
       found = kind.from_pretrained(str(self._tokenizer), local_files_only=True)
     except Exception as error:  # damaged files raise nearly anything
@@ -236,6 +230,25 @@ class TextFolder:
       flat = np.ascontiguousarray(x, np.float32).reshape(-1)
       digest.update(memoryview(flat.view(np.uint8)))
     return digest.hexdigest()[:16]
+
+
+def _import_transformers(name: str):
+  """The package, without its remark that there are no models without torch."""
+  quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+  given = os.environ.get(quiet)
+  os.environ[quiet] = given or "1"
+  try:
+    import transformers
+  except ImportError as error:
+    raise ValueError(
+      f"The text encoder {name} tokenises with the package transformers (torch"
+      " is not needed): run `python -m pip install transformers`, see"
+      " requirements-extras.txt."
+    ) from error
+  finally:
+    if given is None:
+      del os.environ[quiet]
+  return transformers
 
 
 def model_folder(path: Path) -> Path:

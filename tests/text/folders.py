@@ -97,9 +97,10 @@ def random_state(shapes, seed=0):
   """Float32 noise, none of it zero, norms near one."""
   rng = np.random.default_rng(seed)
   return {
-    key: (
-      rng.normal(size=shape) * 0.4 + ("norm" in key and "bias" not in key)
-    ).astype(np.float32)
+    key: np.asarray(
+      rng.normal(size=shape) * 0.4 + ("norm" in key and "bias" not in key),
+      np.float32,
+    )
     for key, shape in shapes.items()
   }
 
