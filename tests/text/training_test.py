@@ -33,9 +33,7 @@ def test_star_256_takes_the_folder_of_its_text_encoder(tmp_path):
   assert (text.name, text.max_tokens, text.width) == ("clip", 77, 1024)
   config.text.name = "t5"
   config.text.path = str(folders.write_t5(tmp_path / "t5"))
-  with pytest.raises(
-    ValueError, match=r"t5 has the width 12,.* is 1024"
-  ):
+  with pytest.raises(ValueError, match=r"t5 has the width 12,.* is 1024"):
     load_condition(config, star_config)
   config.text.path = ""
   with pytest.raises(ValueError, match=r"give the folder .*config.text.path"):
