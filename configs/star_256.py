@@ -5,11 +5,17 @@ Depth 16 (274M parameters) as written; `:d30` is the 1.68B model. AdamW
 (arXiv 2404.02905); batch, steps and average are ours and have not been
 compared with STAR's own runs.
 
-  python launch/cache_tokens.py --config=configs/star_256.py
-  python launch/train.py --config=configs/star_256.py --workdir=runs/star_256
+  python launch/cache_tokens.py --config=configs/star_256.py \
+    --config.text.path=stable-diffusion-2-1
+  python launch/train.py --config=configs/star_256.py --workdir=runs/star_256 \
+    --config.text.path=stable-diffusion-2-1
 
-It needs a tokenizer of the same schedule in config.tokenizer_path and a folder
-of captioned pictures. Expected: not run here; sizes are checked by shape only.
+It needs a tokenizer of the same schedule in config.tokenizer_path, a folder of
+captioned pictures, and the text encoder in a local folder of Hugging Face's
+layout (text_encoder/ and tokenizer/ of Stable Diffusion 2.1 are enough). With
+Flan-T5 XL: --config.text.name=t5 --config.text.max_tokens=120
+--config.model.text_dim=2048. Expected: not run here; sizes are checked by shape
+only.
 """
 
 from __future__ import annotations
@@ -39,9 +45,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.scale_weights = ()
   c.model = ConfigDict(PRESETS["test" if runlocal else size])
   c.tokenizer_path = "runs/tokenizer_256/bundle"
-  # Width 1024 belongs to a CLIP text encoder; see star_jax/text/encoder.py
-  # for the ones that can be loaded.
-  c.text = ConfigDict(dict(name="minilm-l6", max_tokens=77, path=""))
+  # Width 1024 belongs to the CLIP of Stable Diffusion 2.1.
+  c.text = ConfigDict(dict(name="clip", max_tokens=77, path=""))
   c.data = "cache"
   c.data_options.size = (256, 256)
   c.cache = cache("data_cache/tokens_256")

@@ -79,8 +79,13 @@ def main(argv):
       print(path)
     return
   if kind.startswith("hf_"):
-    from star_jax.convert.hf_text import convert_text
+    from star_jax.convert.hf_text import convert_text, family_of
 
+    if f"hf_{family_of(IN.value).name}" != kind:
+      raise ValueError(
+        f"{IN.value} holds a text encoder of the kind"
+        f" {family_of(IN.value).name}, --from={kind} was asked for."
+      )
     convert_text(IN.value, OUT.value, storage=STORAGE.value)
     print(OUT.value)
     return

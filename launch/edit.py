@@ -28,6 +28,9 @@ OUTPAINT = flags.DEFINE_boolean(
 COUNT = flags.DEFINE_integer("count", 1, "How many results.")
 OUT = flags.DEFINE_string("out", "outputs", "Folder for the pictures.")
 CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
+TEXT = flags.DEFINE_string(
+  "text", None, "Folder of the text encoder, if the bundle does not bring it."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Result i draws from (seed, i).")
 # None: the bundle says what suits its model.
 CFG_SCALE = flags.DEFINE_float("cfg_scale", None, "Guidance, 0 = off.")
@@ -46,6 +49,7 @@ def main(argv):
   commands.edit_to_folder(
     *argv[1:],
     bundle=CKPT.value,
+    text=TEXT.value,
     out=OUT.value,
     box=commands.read_box(BOX.value),
     mask=MASK.value,

@@ -33,6 +33,9 @@ DEMO = flags.DEFINE_boolean(
 )
 OUT = flags.DEFINE_string("out", "outputs", "Folder for the pictures.")
 CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
+TEXT = flags.DEFINE_string(
+  "text", None, "Folder of the text encoder, if the bundle does not bring it."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Prompt i draws from (seed, i).")
 # None: the bundle says what suits its model.
 CFG_SCALE = flags.DEFINE_float(
@@ -65,6 +68,7 @@ def main(argv):
   commands.draw_to_folder(
     request,
     bundle=CKPT.value,
+    text=TEXT.value,
     out=OUT.value,
     seed=SEED.value,
     batch=BATCH.value,

@@ -43,7 +43,7 @@ from star_jax.sampling.settings import (
   check_settings,
   with_later_knobs,
 )
-from star_jax.text.encoder import TextEncoder, load_text_encoder
+from star_jax.text.encoder import TextEncoder
 from star_jax.tokenizer.vqvae import VQVAE
 
 MAX_BATCH = 16
@@ -66,14 +66,22 @@ class Samples:
   scales: list[list[Image.Image]] | None
 
 
-def load(path: str | os.PathLike | None = None) -> StarPipeline:
+def load(
+  path: str | os.PathLike | None = None,
+  text_path: str | os.PathLike | None = None,
+) -> StarPipeline:
   """Loads a bundle; without a path the one that ships with the package.
+
+  Args:
+    path: its folder.
+    text_path: folder of the text encoder; by default text/ in the bundle, if
+      it is there, and else the installed package of that encoder.
 
   Raises:
     ValueError: no bundle there, an incomplete or damaged one, or its text
       encoder is another one than it was trained with.
   """
-  return StarPipeline(load_bundle(path))
+  return StarPipeline(load_bundle(path), text_path=text_path)
 
 
 def bucket(n: int) -> int:
@@ -89,10 +97,16 @@ class StarPipeline:
     image_size: (H, W) in pixels.
   """
 
-  def __init__(self, bundle: Bundle, text_encoder: TextEncoder | None = None):
+  def __init__(
+    self,
+    bundle: Bundle,
+    text_encoder: TextEncoder | None = None,
+    text_path: str | os.PathLike | None = None,
+  ):
     """Compiled programs are kept on disk, see `star_jax.compilation`.
 
-    `text_encoder` replaces the one that the bundle names, unchecked.
+    `text_encoder` replaces the one that the bundle names, unchecked;
+    `text_path` is where that one lies, see `load`.
     """
     use_compilation_cache()
     self.bundle = bundle
@@ -101,6 +115,7 @@ class StarPipeline:
     self._star = Star(bundle.star_config) if bundle.star_config else None
     self._params = jax.device_put(bundle.params)
     self._given_encoder = text_encoder
+    self._text_path = text_path
     self._decode_scales = build_scale_decoder(self._vqvae)
     self._samplers: dict[SamplerConfig, Any] = {}
     self._encode = jax.jit(self._tokenizer_method("encode"))
@@ -401,25 +416,7 @@ class StarPipeline:
     text = self.bundle.text
     if text is None:
       raise ValueError(f"{self.bundle.path} is a model of classes, not texts.")
-    folder = self.bundle.path / "text"
-    try:
-      encoder = load_text_encoder(
-        text.name, text.max_tokens, folder if folder.is_dir() else None
-      )
-    except ValueError as error:
-      if text.fingerprint or folder.is_dir():
-        raise
-      raise ValueError(
-        f"The bundle {self.bundle.path} names its text encoder, {text.name}"
-        f" with {text.max_tokens} tokens, and does not hold it: {error} Put it"
-        f" into {folder} with launch/convert.py --from=hf_{text.name}."
-      ) from error
-    if text.fingerprint not in ("", encoder.fingerprint):
-      raise ValueError(
-        f"The model was trained with the text encoder {text.name}"
-        f" {text.fingerprint}, the installed one is {encoder.fingerprint}."
-      )
-    return encoder
+    return text.load(self.bundle.path, self._text_path)
 
   @functools.cached_property
   def _null(self) -> Given:

@@ -7,8 +7,9 @@
 
 Tensors are named by the '/'-joined path of the parameter. They may be stored
 as float16 (finer than bfloat16 at the same size, and weights do not need the
-range) and are float32 once loaded. Other files may lie beside them. Nothing
-is pickled.
+range) and are float32 once loaded. Other files may lie beside them: a text
+encoder that no installed package brings is looked for in text/. Nothing is
+pickled.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
 from star_jax.sampling.settings import SAMPLING_KEYS, with_later_knobs
 from star_jax.tensor_file import read_tensors, write_tensors
-from star_jax.text.encoder import TextEncoder
+from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
@@ -43,27 +44,6 @@ FORMAT, VERSION = "star_jax bundle", 1
 STORAGE_DTYPES = ("float32", "float16")
 MODULES = {"tokenizer": VQVAE, "star": Star}
 HASH_DIGITS = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class TextSettings:
-  """Which text encoder the model was trained with.
-
-  Attributes:
-    name: of `star_jax.text.encoder.load_text_encoder`.
-    max_tokens: T, the text window.
-    fingerprint: hash of its weights and settings; another one is refused.
-      Empty where it is not known (a converted checkpoint without its encoder).
-  """
-
-  name: str
-  max_tokens: int
-  fingerprint: str
-
-  @classmethod
-  def of(cls, encoder: TextEncoder) -> TextSettings:
-    """The settings that find this encoder again."""
-    return cls(encoder.name, encoder.max_tokens, encoder.fingerprint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +239,7 @@ def _flatten(params: Any) -> dict[str, Any]:
   return flax.traverse_util.flatten_dict(params, sep="/")
 
 
-def _store(key: str, x: Any, dtype: str) -> np.ndarray:
+def to_storage(key: str, x: Any, dtype: str) -> np.ndarray:
   """One array in its dtype on disk; refuses what would not come back."""
   x = np.asarray(x, np.float32)
   if not np.isfinite(x).all():
@@ -315,7 +295,7 @@ def _write_part(
     path,
     {key: (shape, dtypes[key]) for key, shape in shapes.items()},
     lambda key: (
-      _store(key, piece, dtypes[key]) for piece in _pieces(tensors, key)
+      to_storage(key, piece, dtypes[key]) for piece in _pieces(tensors, key)
     ),
   )
 

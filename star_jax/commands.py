@@ -111,6 +111,7 @@ def draw_to_folder(
   request: Request,
   *,
   bundle: str | os.PathLike | None,
+  text: str | os.PathLike | None = None,
   out: str | os.PathLike,
   seed: int,
   batch: int,
@@ -123,6 +124,7 @@ def draw_to_folder(
 
   Args:
     bundle: None is the shipped one.
+    text: folder of its text encoder, see `api.load`.
     out: folder, made if needed; files of the same name are replaced.
     settings: of `StarPipeline.sample`; None leaves the bundle's.
     sheet: one labelled grid of all pictures.
@@ -137,7 +139,7 @@ def draw_to_folder(
   out = Path(out)
   out.mkdir(parents=True, exist_ok=True)
   with _Step("loading the model"):
-    star = api.load(bundle)
+    star = api.load(bundle, text)
   with _Step("loading the text encoder"):
     _ = star.condition_encoder  # read when first used
   count = len(request.prompts)
@@ -201,6 +203,7 @@ def edit_to_folder(
   prompt: str = "",
   *,
   bundle: str | os.PathLike | None,
+  text: str | os.PathLike | None = None,
   out: str | os.PathLike,
   **options,
 ) -> list[Path]:
@@ -208,6 +211,7 @@ def edit_to_folder(
 
   Args:
     bundle: None is the shipped one.
+    text: folder of its text encoder, see `api.load`.
     out: folder, made if needed.
     **options: of `star_jax.edit.edit`.
 
@@ -217,7 +221,7 @@ def edit_to_folder(
   out = Path(out)
   out.mkdir(parents=True, exist_ok=True)
   with _Step("loading the model"):
-    star = api.load(bundle)
+    star = api.load(bundle, text)
   with _Step("editing (the first run compiles)"):
     done = star.edit(picture, prompt, **options)
   written = []

@@ -9,11 +9,10 @@ import jax
 
 from star_jax.bundle import example_inputs
 from star_jax.convert.state_dict import (
-  COPY,
-  LINEAR,
   Rule,
   Transform,
   ignore,
+  linear,
   squeeze,
 )
 from star_jax.model.config import StarConfig
@@ -58,14 +57,6 @@ def block_rules(
     *linear(f"{layer}.ffn.fc1", "blocks/mlp/fc1"),
     *linear(f"{layer}.ffn.fc2", "blocks/mlp/fc2"),
     Rule(f"{layer}.ada_gss", "blocks/modulation/ada_gss", squeeze(0, 1)),
-  )
-
-
-def linear(key: str, path: str) -> tuple[Rule, Rule]:
-  """Weight and bias of a linear layer."""
-  return (
-    Rule(f"{key}.weight", f"{path}/kernel", LINEAR),
-    Rule(f"{key}.bias", f"{path}/bias", COPY),
   )
 
 

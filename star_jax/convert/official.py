@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from star_jax.bundle import TextSettings, save_bundle
+from star_jax.bundle import save_bundle
 from star_jax.convert.source import check_size, read_official
 from star_jax.convert.star import converted_star, left_out
 from star_jax.convert.state_dict import Converted
@@ -19,6 +19,7 @@ from star_jax.convert.var import converted_var
 from star_jax.convert.vqvae import converted_vqvae
 from star_jax.model.config import StarConfig
 from star_jax.text.encoder import load_text_encoder, text_encoder_names
+from star_jax.text.settings import TextSettings
 from star_jax.tokenizer.config import VQVAEConfig
 
 # What the authors' demos draw with.

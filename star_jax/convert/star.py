@@ -17,7 +17,6 @@ from star_jax.convert.block import (
   attention_rules,
   block_rules,
   fused,
-  linear,
   transformer_template,
 )
 from star_jax.convert.refine import is_refine_key
@@ -27,6 +26,7 @@ from star_jax.convert.state_dict import (
   Rule,
   ignore,
   jax_to_torch,
+  linear,
   squeeze,
 )
 from star_jax.model.config import StarConfig

@@ -128,6 +128,14 @@ def ignore(
   return Rule(key, None, shape=shape, layers=layers, dtype=dtype)
 
 
+def linear(key: str, path: str) -> tuple[Rule, Rule]:
+  """Weight and bias of a linear layer."""
+  return (
+    Rule(f"{key}.weight", f"{path}/kernel", LINEAR),
+    Rule(f"{key}.bias", f"{path}/bias", COPY),
+  )
+
+
 def derived(key: str, make: Callable[[], np.ndarray]) -> Rule:
   """A key that PyTorch stores and that we compute, such as a mask.
 

@@ -13,7 +13,6 @@ import numpy as np
 from star_jax.convert.block import (
   block_rules,
   fused,
-  linear,
   parts,
   transformer_template,
 )
@@ -22,6 +21,7 @@ from star_jax.convert.state_dict import (
   Rule,
   derived,
   jax_to_torch,
+  linear,
   squeeze,
 )
 from star_jax.model.config import StarConfig

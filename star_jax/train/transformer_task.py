@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from star_jax.bundle import TextSettings, example_inputs, save_bundle
+from star_jax.bundle import example_inputs, save_bundle
 from star_jax.classes import ClassLabels
 from star_jax.data.token_cache import TokenCache, check_identity
 from star_jax.model.condition import Given, batch_of
@@ -36,6 +36,7 @@ from star_jax.sampling.sampler import (
 )
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.encoder import load_text_encoder
+from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
 from star_jax.train import batches as batches_lib
 from star_jax.train import frozen as frozen_lib

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.evaluate import get_config
-from star_jax.bundle import TextSettings, load_bundle, save_bundle
+from star_jax.bundle import load_bundle, save_bundle
 from star_jax.data.art.store import ArtRecord
 from star_jax.data.concepts import CONCEPTS
 from star_jax.metrics import context, efficientnet
@@ -21,6 +21,7 @@ from star_jax.testing import (
   tiny_tokenizer_config,
 )
 from star_jax.text.encoder import load_text_encoder
+from star_jax.text.settings import TextSettings
 from star_jax.tokenizer.vqvae import VQVAE
 
 

@@ -8,8 +8,9 @@ from flax import traverse_util
 from PIL import Image
 
 from configs import star_scenes64
-from star_jax.bundle import TextSettings, load_bundle, save_bundle
+from star_jax.bundle import load_bundle, save_bundle
 from star_jax.data import pipeline
+from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
 from star_jax.train import build_cache, transformer_task
 from star_jax.train import frozen as frozen_lib
