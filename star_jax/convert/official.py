@@ -101,7 +101,7 @@ def convert_var(
     tokenizer_params=tokenizer_params,
     star_config=star_config,
     star_params=converted_var(state, star_config),
-    sampling=VAR_SAMPLING,
+    sampling=_sampling(VAR_SAMPLING, star_config),
     licence=licence,
     notes={"from": [Path(var).name, Path(vae).name]},
     storage=storage,
@@ -148,7 +148,7 @@ def convert_star(
     star_config=star_config,
     star_params=params,
     text=_text_settings(text, star_config.text_dim, Path(out), storage),
-    sampling=STAR_SAMPLING,
+    sampling=_sampling(STAR_SAMPLING, star_config),
     licence=licence,
     notes={
       "from": [Path(star).name, Path(vae).name],
@@ -179,6 +179,11 @@ def convert_vae(
     storage=storage,
   )
   return Conversion(written)
+
+
+def _sampling(defaults: Mapping[str, Any], config: StarConfig) -> dict:
+  """The authors' values; a smaller codebook keeps fewer tokens."""
+  return {**defaults, "top_k": min(defaults["top_k"], config.vocab_size)}
 
 
 def _vqvae(
