@@ -4,6 +4,7 @@
   tokenizer.safetensors  parameters of the image tokenizer
   star.safetensors       parameters of the transformer (absent in a bundle of
                          a tokenizer alone)
+  refine.safetensors     of its refinement head, if it has one
 
 Tensors are named by the '/'-joined path of the parameter. They may be stored
 as float16 (finer than bfloat16 at the same size, and weights do not need the
@@ -23,26 +24,24 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from star_jax.classes import ClassLabels
 from star_jax.convert.state_dict import Converted
 from star_jax.model.config import StarConfig
+from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
 from star_jax.sampling.settings import SAMPLING_KEYS, with_later_knobs
+from star_jax.shapes import Module, check_shapes, expected_shapes
 from star_jax.tensor_file import read_tensors, write_tensors
 from star_jax.text.settings import TextSettings
-from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "scenes64"
 FORMAT, VERSION = "star_jax bundle", 1
 STORAGE_DTYPES = ("float32", "float16")
-MODULES = {"tokenizer": VQVAE, "star": Star}
 HASH_DIGITS = 16
 
 
@@ -52,7 +51,9 @@ class Bundle:
 
   Attributes:
     tokenizer_config, star_config: star_config is None for a tokenizer alone.
-    params: {"tokenizer": ..., "star": ...}, float32 numpy arrays.
+    refine_config: None without a refinement head.
+    params: {"tokenizer": ..., "star": ..., "refine": ...} of those that there
+      are, float32 numpy arrays.
     text: None for a tokenizer alone and for a model of classes.
     class_names: one a class, None where the bundle has none.
     sampling: default of every knob in SAMPLING_KEYS.
@@ -72,6 +73,7 @@ class Bundle:
   hash: str
   path: Path
   class_names: tuple[str, ...] | None = None
+  refine_config: RefineConfig | None = None
 
 
 def save_bundle(
@@ -82,6 +84,8 @@ def save_bundle(
   licence: str,
   star_config: StarConfig | None = None,
   star_params: Any = None,
+  refine_config: RefineConfig | None = None,
+  refine_params: Any = None,
   text: TextSettings | None = None,
   class_names: Sequence[str] | None = None,
   sampling: Mapping[str, Any] | None = None,
@@ -95,9 +99,9 @@ def save_bundle(
 
   Args:
     directory: created if needed; files of another name in it are kept.
-    tokenizer_params, star_params: pytrees of arrays as in `params` of flax, or
-      what `convert` makes of an official state dict (`Converted`), which is
-      written parameter by parameter.
+    tokenizer_params, star_params, refine_params: pytrees of arrays as in
+      `params` of flax, or what `convert` makes of an official state dict
+      (`Converted`), which is written parameter by parameter.
     text: of a model of texts.
     class_names: of a model of classes; they may be left out.
     sampling: a value for each of SAMPLING_KEYS; needed with a star_config.
@@ -115,7 +119,9 @@ def save_bundle(
   """
   if storage not in STORAGE_DTYPES:
     raise ValueError(f"Bundles store one of {STORAGE_DTYPES}, got {storage!r}.")
-  parts = {"tokenizer": (tokenizer_config, tokenizer_params)}
+  modules: dict[str, Module] = {"tokenizer": VQVAE(tokenizer_config)}
+  settings = {"tokenizer": tokenizer_config.to_dict()}
+  params = {"tokenizer": tokenizer_params}
   if star_config is not None:
     check_pair(Star(star_config), VQVAE(tokenizer_config))
     if (text is None) != bool(star_config.num_classes):
@@ -126,7 +132,13 @@ def save_bundle(
     if class_names is not None:
       ClassLabels(star_config.num_classes, class_names)
     _check_sampling_keys(sampling)
-    parts["star"] = (star_config, star_params)
+    modules["star"] = Star(star_config)
+    settings["star"], params["star"] = star_config.to_dict(), star_params
+  if refine_config is not None:
+    refine_config.check(star_config)
+    modules["refine"] = RefineHead(star_config, refine_config)
+    settings["refine"] = dataclasses.asdict(refine_config)
+    params["refine"] = refine_params
   directory = Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   written: list[tuple[Path, Path]] = []
@@ -141,11 +153,13 @@ def save_bundle(
       "notes": dict(notes or {}),
       "files": {},
     }
-    for name, (config, params) in parts.items():
+    for name, module in modules.items():
       file = directory / f"{name}.safetensors"
       written.append((_temporary(file), file))
-      sha256, size = _write_part(written[-1][0], name, config, params, storage)
-      header[name] = config.to_dict()
+      sha256, size = _write_part(
+        written[-1][0], name, module, params[name], storage
+      )
+      header[name] = settings[name]
       header["files"][file.name] = {"sha256": sha256, "bytes": size}
     header["hash"] = _bundle_hash(header)
     file = directory / "bundle.json"
@@ -184,22 +198,27 @@ def load_bundle(
     )
   directory = Path(directory or DEFAULT_BUNDLE)
   header = _read_header(directory)
-  configs: dict[str, Any] = {
-    "tokenizer": VQVAEConfig.from_dict(header["tokenizer"])
-  }
+  tokenizer_config = VQVAEConfig.from_dict(header["tokenizer"])
+  modules: dict[str, Module] = {"tokenizer": VQVAE(tokenizer_config)}
+  star_config = refine_config = None
   if header.get("star") is not None:
-    configs["star"] = StarConfig.from_dict(header["star"])
+    star_config = StarConfig.from_dict(header["star"])
+    modules["star"] = Star(star_config)
+  if header.get("refine") is not None:
+    refine_config = RefineConfig(**header["refine"])
+    modules["refine"] = RefineHead(star_config, refine_config)
   params = {
-    name: _read_params(directory, name, header, config, mapped)
-    for name, config in configs.items()
+    name: _read_params(directory, name, header, module, mapped)
+    for name, module in modules.items()
   }
-  if "star" in configs:
-    check_pair(Star(configs["star"]), VQVAE(configs["tokenizer"]))
+  if star_config is not None:
+    check_pair(Star(star_config), VQVAE(tokenizer_config))
     header["sampling"] = with_later_knobs(header["sampling"] or {})
     _check_sampling_keys(header["sampling"])
   return Bundle(
-    tokenizer_config=configs["tokenizer"],
-    star_config=configs.get("star"),
+    tokenizer_config=tokenizer_config,
+    star_config=star_config,
+    refine_config=refine_config,
     params=params,
     text=TextSettings(**header["text"]) if header["text"] else None,
     sampling=header["sampling"] or {},
@@ -211,28 +230,6 @@ def load_bundle(
     if header.get("class_names")
     else None,
   )
-
-
-def expected_shapes(module: VQVAE | Star) -> dict[str, tuple[int, ...]]:
-  """'/'-joined path -> shape of every parameter of the module."""
-  tree = jax.eval_shape(module.init, jax.random.key(0), *example_inputs(module))
-  return {key: tuple(x.shape) for key, x in _flatten(tree["params"]).items()}
-
-
-def example_inputs(module: VQVAE | Star) -> tuple[Any, ...]:
-  """Zeros for a batch of one, as `module.init` takes them after the key."""
-  config = module.config
-  if isinstance(module, VQVAE):
-    return (jnp.zeros((1, *config.image_size, 3)),)
-  x_BLCv = jnp.zeros((1, config.schedule.num_tokens - 1, config.code_dim))
-  if config.num_classes:
-    return x_BLCv, jnp.zeros((1,), jnp.int32)
-  text = TextStates(
-    text_BTD=jnp.zeros((1, 1, config.text_dim)),
-    text_mask_BT=jnp.ones((1, 1), bool),
-    pooled_BD=jnp.zeros((1, config.text_dim)),
-  )
-  return x_BLCv, text
 
 
 def _flatten(params: Any) -> dict[str, Any]:
@@ -255,21 +252,6 @@ def to_storage(key: str, x: Any, dtype: str) -> np.ndarray:
   return stored
 
 
-def _check_shapes(name, shapes, expected: dict[str, tuple[int, ...]]) -> None:
-  """ValueError naming the first parameter that is missing or does not fit."""
-  for key, shape in expected.items():
-    if key not in shapes:
-      raise ValueError(f"The {name} parameters lack {key}.")
-    if tuple(shapes[key]) != shape:
-      raise ValueError(
-        f"Parameter {key} of the {name} has the shape {tuple(shapes[key])}, its"
-        f" settings ask for {shape}."
-      )
-  for key in shapes:
-    if key not in expected:
-      raise ValueError(f"The {name} has no parameter {key}.")
-
-
 def _check_sampling_keys(sampling: Mapping[str, Any] | None) -> None:
   if sampling is None or set(sampling) != set(SAMPLING_KEYS):
     raise ValueError(
@@ -279,14 +261,14 @@ def _check_sampling_keys(sampling: Mapping[str, Any] | None) -> None:
 
 
 def _write_part(
-  path: Path, name: str, config, params, storage: str
+  path: Path, name: str, module: Module, params, storage: str
 ) -> tuple[str, int]:
   """Checks and writes the tensors of one module: (SHA-256, bytes)."""
   tensors = params if isinstance(params, Converted) else _flatten(params)
   shapes = getattr(tensors, "shapes", None) or {
     key: np.shape(x) for key, x in tensors.items()
   }
-  _check_shapes(name, shapes, expected_shapes(MODULES[name](config)))
+  check_shapes(name, shapes, expected_shapes(module))
   dtypes = {
     key: storage if len(shape) > 1 and "quantizer" not in key else "float32"
     for key, shape in shapes.items()
@@ -322,6 +304,8 @@ def _bundle_hash(header: Mapping[str, Any]) -> str:
   parts = {
     key: header.get(key) for key in ("tokenizer", "star", "text", "files")
   }
+  if header.get("refine"):
+    parts["refine"] = header["refine"]
   data = json.dumps(parts, sort_keys=True).encode()
   return hashlib.sha256(data).hexdigest()[:HASH_DIGITS]
 
@@ -357,7 +341,7 @@ def _read_header(directory: Path) -> dict[str, Any]:
 
 
 def _read_params(
-  directory: Path, name: str, header, config, mapped: bool
+  directory: Path, name: str, header, module: Module, mapped: bool
 ) -> Any:
   """One parameter tree, checked against its checksum and its settings."""
   file = directory / f"{name}.safetensors"
@@ -373,7 +357,7 @@ def _read_params(
       raise ValueError(f"{file} is damaged: its checksum does not match.")
   tensors = read_tensors(file)
   shapes = {key: x.shape for key, x in tensors.items()}
-  _check_shapes(name, shapes, expected_shapes(MODULES[name](config)))
+  check_shapes(name, shapes, expected_shapes(module))
   if not mapped:
     tensors = {key: np.array(x, np.float32) for key, x in tensors.items()}
   return flax.traverse_util.unflatten_dict(tensors, sep="/")

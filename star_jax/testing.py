@@ -9,10 +9,11 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from star_jax.bundle import expected_shapes, save_bundle
+from star_jax.bundle import save_bundle
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.scales import ScaleSchedule
+from star_jax.shapes import expected_shapes
 from star_jax.text.encoder import load_text_encoder
 from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates

@@ -40,7 +40,7 @@ def test_config_describes_a_model(name, arg):
     assert module.config.image_size == tuple(config.data_options.size)
   else:
     module = Star(StarConfig.from_dict(config.model.to_dict()))
-  from star_jax.bundle import example_inputs
+  from star_jax.shapes import example_inputs
 
   params = jax.eval_shape(
     module.init, jax.random.key(0), *example_inputs(module)
@@ -87,7 +87,7 @@ def test_stage_2_fits_the_tokens_of_its_stage_1():
 @pytest.mark.parametrize("size,millions", [("d16", 274), ("d30", 1680)])
 def test_star_256_has_the_published_sizes(size, millions):
   module = Star(StarConfig.from_dict(load("star_256", size).model.to_dict()))
-  from star_jax.bundle import example_inputs
+  from star_jax.shapes import example_inputs
 
   params = jax.eval_shape(
     module.init, jax.random.key(0), *example_inputs(module)

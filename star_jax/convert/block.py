@@ -5,9 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
-
-from star_jax.bundle import example_inputs
 from star_jax.convert.state_dict import (
   Rule,
   Transform,
@@ -17,6 +14,7 @@ from star_jax.convert.state_dict import (
 )
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
+from star_jax.shapes import parameter_tree
 
 
 def fused(parts: int) -> Transform:
@@ -78,6 +76,4 @@ def attention_rules(name: str, blocks: str = "blocks") -> tuple[Rule, ...]:
 @functools.cache
 def transformer_template(config: StarConfig) -> dict[str, Any]:
   """The parameter tree as `ShapeDtypeStruct`s; nothing is allocated."""
-  star = Star(config)
-  tree = jax.eval_shape(star.init, jax.random.key(0), *example_inputs(star))
-  return tree["params"]
+  return parameter_tree(Star(config))

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from star_jax.convert.block import block_rules, linear
@@ -22,6 +20,7 @@ from star_jax.convert.state_dict import (
 )
 from star_jax.model.config import StarConfig
 from star_jax.model.refine import RefineConfig, RefineHead
+from star_jax.shapes import parameter_tree
 
 # Beginnings of the keys of the head.
 PREFIXES = (
@@ -53,23 +52,6 @@ def refine_rules(config: StarConfig, refine: RefineConfig) -> tuple[Rule, ...]:
   )
 
 
-def refine_template(config: StarConfig, refine: RefineConfig) -> dict[str, Any]:
-  """The parameter tree as `ShapeDtypeStruct`s; nothing is allocated."""
-  head, k = RefineHead(config, refine), config.schedule.num_scales - 1
-  tokens = config.schedule.lengths[k]
-
-  def init(key):
-    return head.init(
-      key,
-      jnp.zeros((1, tokens, config.code_dim)),
-      jnp.zeros((1, tokens, config.width)),
-      jnp.zeros((1, config.text_dim)),
-      (k,),
-    )
-
-  return jax.eval_shape(init, jax.random.key(0))["params"]
-
-
 def refine_from_torch(
   state: Mapping[str, np.ndarray], config: StarConfig, refine: RefineConfig
 ) -> dict[str, Any]:
@@ -82,7 +64,7 @@ def refine_from_torch(
   state = {key: x for key, x in state.items() if is_refine_key(key)}
   rules, template = (
     refine_rules(config, refine),
-    refine_template(config, refine),
+    parameter_tree(RefineHead(config, refine)),
   )
   return torch_to_jax(state, rules, template)
 

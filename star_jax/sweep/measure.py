@@ -33,7 +33,7 @@ from star_jax.metrics.sprite_bank import SpriteBank
 from star_jax.model.star import Star
 from star_jax.sampling.likelihood import build_log_prob
 from star_jax.tokenizer.vqvae import VQVAE
-from star_jax.train.transformer_task import given_of
+from star_jax.train.token_data import given_of
 
 # Pictures on the sheet that is kept of every draw.
 SHOWN = 16

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from star_jax.bundle import example_inputs
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
+from star_jax.shapes import example_inputs
 from star_jax.text.states import TextStates
 from star_jax.train.flops import count_flops
 from star_jax.train.losses import next_scale_loss

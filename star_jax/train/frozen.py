@@ -19,6 +19,7 @@ from flax import traverse_util
 
 from star_jax.bundle import load_bundle
 from star_jax.classes import ClassLabels
+from star_jax.model.config import StarConfig
 from star_jax.scales import ScaleSchedule
 from star_jax.text.encoder import TextEncoder
 from star_jax.text.settings import TextSettings
@@ -142,18 +143,15 @@ class SyntheticText:
 class SyntheticTokens:
   """Endless random tokens and text states in the shape of a token cache."""
 
-  def __init__(self, config, schedule: ScaleSchedule):
-    self._model = config.model
+  def __init__(self, config, model: StarConfig):
+    self._model = model
+    self._classes = model.num_classes
     if not self._classes:
       self._max_tokens = config.text.max_tokens
     self._batch_size = config.batch_size
     self._seed = config.seed
-    self._num_tokens = schedule.num_tokens
+    self._num_tokens = model.schedule.num_tokens
     self._next = 0
-
-  @property
-  def _classes(self) -> int:
-    return self._model.get("num_classes", 0)
 
   def __next__(self) -> dict[str, np.ndarray]:
     rng = np.random.default_rng((self._seed, self._next))

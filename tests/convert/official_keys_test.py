@@ -9,7 +9,6 @@ import pytest
 from safetensors import safe_open
 
 from configs.presets import PRESETS, TOKENIZERS
-from star_jax.bundle import expected_shapes
 from star_jax.convert.block import transformer_template
 from star_jax.convert.star import converted_star, left_out, star_rules
 from star_jax.convert.state_dict import Restored
@@ -18,6 +17,7 @@ from star_jax.convert.vqvae import converted_vqvae, template, vqvae_rules
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.scales import OFFICIAL_PATCH_NUMS
+from star_jax.shapes import expected_shapes
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 from tests.convert import official_keys as keys

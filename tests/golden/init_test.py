@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from star_jax.bundle import example_inputs
 from star_jax.convert.star import star_to_torch
 from star_jax.convert.var import var_to_torch
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.scales import ScaleSchedule
+from star_jax.shapes import example_inputs
 from tests.golden.conftest import cases_of
 from tests.golden.star_cases import QUICK
 

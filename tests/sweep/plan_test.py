@@ -4,9 +4,9 @@ import jax
 import pytest
 
 from configs import ablations
-from star_jax.bundle import example_inputs
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
+from star_jax.shapes import example_inputs
 from star_jax.sweep import plan
 
 

@@ -7,7 +7,7 @@ import pytest
 from configs import star_256
 from star_jax.model.config import StarConfig
 from star_jax.text.encoder import load_text_encoder
-from star_jax.train.transformer_task import drop_condition, load_condition
+from star_jax.train.token_data import drop_condition, load_condition
 from tests.text import folders
 
 

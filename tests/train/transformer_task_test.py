@@ -12,11 +12,12 @@ from star_jax.bundle import load_bundle, save_bundle
 from star_jax.data import pipeline
 from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
-from star_jax.train import build_cache, transformer_task
+from star_jax.train import build_cache, token_data, transformer_task
 from star_jax.train import frozen as frozen_lib
 from star_jax.train.batches import data_config
 from star_jax.train.optimizer import build_optimizer
-from star_jax.train.transformer_task import TransformerTask, drop_condition
+from star_jax.train.token_data import drop_condition
+from star_jax.train.transformer_task import TransformerTask
 from tests.train import quick
 
 WINDOW = 6
@@ -60,7 +61,7 @@ def _no_weights(monkeypatch):
   def load(name, max_tokens, path):
     return frozen_lib.SyntheticText(8, max_tokens)
 
-  monkeypatch.setattr(transformer_task, "load_text_encoder", load)
+  monkeypatch.setattr(token_data, "load_text_encoder", load)
   monkeypatch.setattr(build_cache, "load_text_encoder", load)
 
 
@@ -94,8 +95,8 @@ def test_cached_and_raw_batches_give_the_same_loss(parts, cached):
   options.source = "synthetic"
   pictures = next(pipeline.build_dataset(options, "train", 4, raw.config.seed))
   batches = (
-    raw._encode(pictures),
-    from_cache._cache("train").rows(range(4)),
+    raw.data.encode(pictures),
+    from_cache.data.cache("train").rows(range(4)),
   )
   assert "image" in batches[0] and "idx" in batches[1]
   # The step of a cached run carries nothing but the codebook and phi.
@@ -269,8 +270,8 @@ def test_bundle_holds_the_averaged_model_and_its_settings(
 
 def test_synthetic_tokens_go_on_where_they_were():
   c = config()
-  schedule = transformer_task.StarConfig.from_dict(c.model.to_dict()).schedule
-  source = frozen_lib.SyntheticTokens(c, schedule)
+  model = transformer_task.StarConfig.from_dict(c.model.to_dict())
+  source = frozen_lib.SyntheticTokens(c, model)
   next(source)
   position = source.get_state()
   expected = next(source)
@@ -295,7 +296,7 @@ def test_a_model_of_classes_reads_captions_as_classes(parts, tmp_path):
   task = TransformerTask(class_config(parts, data="folder"))
   rng = np.random.default_rng(0)
   image = rng.integers(0, 255, (4, 2, 2, 3), np.uint8)
-  batch = task._encode({"image": image, "caption": ["c", "a", "b", "2"]})
+  batch = task.data.encode({"image": image, "caption": ["c", "a", "b", "2"]})
   np.testing.assert_array_equal(batch["label"], [2, 0, 1, 2])
   params, extra = jax.jit(task.init)(jax.random.key(0))
   # The gammas start near zero: without this no class would be seen.
@@ -344,17 +345,18 @@ def test_a_cache_of_classes_serves_labels(parts, cached, tmp_path):
   batch = next(task.train_batches())
   assert set(batch) == {"idx", "label"} and batch["idx"].shape == (4, 5)
   # Labels are those of the pictures that have these tokens.
-  cache = task._cache("train")
+  cache = task.data.cache("train")
   options = data_config(c)
   options.source = "folder"
   pictures = next(pipeline.build_dataset(options, "train", 4, c.seed))
   np.testing.assert_array_equal(
-    cache.rows(range(4))["label"], task.condition.encode(pictures["caption"])
+    cache.rows(range(4))["label"],
+    task.data.condition.encode(pictures["caption"]),
   )
   assert len(set(cache.rows(range(len(cache)))["label"])) == 3
   # Names are looked up when the cache is read.
   c.classes = ("c", "b", "a")
-  swapped = TransformerTask(c)._cache("train").rows(range(4))["label"]
+  swapped = TransformerTask(c).data.cache("train").rows(range(4))["label"]
   np.testing.assert_array_equal(swapped, 2 - cache.rows(range(4))["label"])
   c.classes = ("a", "b", "x")
   with pytest.raises(ValueError, match=r"A class is .* got 'c'"):

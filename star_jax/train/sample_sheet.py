@@ -1,0 +1,96 @@
+"""Sample sheets of a training run, and how its bundle says to draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from star_jax.model.refine import RefineHead
+from star_jax.model.star import Star
+from star_jax.pictures import contact_sheet, to_pil
+from star_jax.sampling.rounds import RefineSampling
+from star_jax.sampling.sampler import (
+  Knobs,
+  SamplerConfig,
+  build_sampler,
+  sample_keys,
+)
+from star_jax.text.settings import TextSettings
+from star_jax.train.token_data import TokenData
+
+
+class SampleSheet:
+  """One picture for each prompt of `config.sampling.prompts`.
+
+  Args:
+    config: of the run.
+    star, data: the model and what it reads.
+    head: a refinement head whose rounds are used.
+    refine: how.
+  """
+
+  def __init__(
+    self,
+    config,
+    star: Star,
+    data: TokenData,
+    head: RefineHead | None = None,
+    refine: RefineSampling | None = None,
+  ):
+    self._config = config
+    self._data = data
+    self._sampler = build_sampler(
+      star,
+      data.tokenizer.vqvae,
+      SamplerConfig(guided=config.sampling.cfg_scale > 0, refine=refine),
+      head,
+    )
+
+  def draw(self, params: dict[str, Any]) -> dict[str, Image.Image]:
+    """{"samples": the sheet}, or nothing without prompts.
+
+    Args:
+      params: {"star": ...}, and "refine" with a head.
+    """
+    options, condition = self._config.sampling, self._data.condition
+    prompts = list(options.prompts)
+    if not prompts:
+      return {}
+    out = self._sampler(
+      {"tokenizer": self._data.tokenizer.params, **params},
+      condition.encode(prompts),
+      condition.null(),
+      sample_keys(self._config.seed, jnp.arange(len(prompts))),
+      Knobs(
+        cfg_scale=options.cfg_scale,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+      ),
+    )
+    images = [to_pil(image) for image in np.asarray(out.image_BHW3)]
+    return {"samples": contact_sheet(images, prompts, cell=128)}
+
+
+def sampling_of_bundle(config, classes: bool) -> dict[str, Any]:
+  """The sampling defaults of an exported model."""
+  options = config.sampling
+  return {
+    "cfg_scale": options.cfg_scale,
+    "top_k": options.top_k,
+    "top_p": options.top_p,
+    "temperature": options.temperature,
+    "gumbel_smooth": False,
+    # As in VAR, and as in STAR.
+    "smooth_filtered": classes,
+  }
+
+
+def condition_of_bundle(data: TokenData) -> dict[str, Any]:
+  """Text encoder or class names of an exported model."""
+  if data.classes:
+    return {"text": None, "class_names": data.condition.names}
+  return {"text": TextSettings.of(data.condition), "class_names": None}
