@@ -32,7 +32,7 @@ def parse_arg(arg: str | None, also: tuple[str, ...] = ()) -> bool:
 def training(stage: str) -> ConfigDict:
   """The keys of the loop and of the optimizer; files set what differs."""
   c = ConfigDict()
-  c.stage = stage  # "tokenizer" or "transformer"
+  c.stage = stage  # "tokenizer", "transformer" or "refine"
   c.seed = 0
   c.batch_size = 32  # over all processes
   c.num_steps = 10_000

@@ -16,6 +16,9 @@ ADAPTIVE_NORMS = ("none", "level", "block", "shared")
 POSITIONS = ("rope", "absolute", "rope+absolute", "sinusoidal")
 PREDICTIONS = ("scale", "token")
 DTYPES = ("float32", "bfloat16", "float16")
+# Fields that came later: left out of files where they have these values, so
+# that older checkpoints and bundles are those of the same model.
+_LATER = {"prediction": "scale"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +199,7 @@ class StarConfig:
     """JSON-able; the schedule becomes a list of [h, w]."""
     out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     out["schedule"] = [list(grid) for grid in self.schedule.grids]
-    return out
+    return {k: v for k, v in out.items() if k not in _LATER or v != _LATER[k]}
 
   @classmethod
   def from_dict(cls, values: dict[str, Any]) -> StarConfig:

@@ -34,7 +34,7 @@ from star_jax.train.step import eval_step, mean_metrics, train_step
 from star_jax.train.task import Batch, BatchIterator, LossFn, Task
 from star_jax.train.workdir import StopSignals, Workdir
 
-STAGES = ("tokenizer", "transformer")
+STAGES = ("tokenizer", "transformer", "refine")
 
 
 class NonFiniteError(ValueError):
@@ -52,6 +52,10 @@ def build_task(config) -> Task:
     from star_jax.train.transformer_task import TransformerTask
 
     return TransformerTask(config)
+  if config.stage == "refine":
+    from star_jax.train.refine_task import RefineTask
+
+    return RefineTask(config)
   raise ValueError(
     f"config.stage is one of {', '.join(STAGES)}, got {config.stage!r}."
   )

@@ -56,3 +56,11 @@ def test_missing_settings_are_named():
   del settings["depth"], settings["rope_norm"]
   with pytest.raises(ValueError, match=r"lack \['depth', 'rope_norm'\]"):
     StarConfig.from_dict(settings)
+
+
+def test_fields_that_came_later_leave_older_files_as_they_are():
+  settings = StarConfig.from_dict(PRESETS["test"]).to_dict()
+  assert "prediction" not in settings
+  one_by_one = StarConfig.from_dict({**settings, "prediction": "token"})
+  assert one_by_one.to_dict() == {**settings, "prediction": "token"}
+  assert StarConfig.from_dict(one_by_one.to_dict()) == one_by_one
