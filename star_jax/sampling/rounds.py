@@ -154,14 +154,20 @@ def draw_in_rounds(
     if is_early and transformer_BlV is not None:
       # The most confident ones, whether fixed before or not.
       visible_Bl, fixed_Bl = _fix(
-        confidence_Bl, count, visible_Bl, fixed_Bl, idx_Bl
+        confidence_Bl, count, visible_Bl, fixed_Bl, idx_Bl, True
       )
       seen["middle"] = visible_Bl
     if is_early:
       confidence_Bl = uniform_Bl
-    confidence_Bl = jnp.where(visible_Bl, 0.0, confidence_Bl)
+    # Where nothing is left to choose, what is fixed stays as it is.
+    hidden_Bl = ~visible_Bl
     visible_Bl, fixed_Bl = _fix(
-      confidence_Bl, count, visible_Bl, fixed_Bl, idx_Bl
+      jnp.where(hidden_Bl, confidence_Bl, 0.0),
+      count,
+      visible_Bl,
+      fixed_Bl,
+      idx_Bl,
+      hidden_Bl,
     )
     seen["visible"] = visible_Bl
     return (visible_Bl, fixed_Bl), seen if return_rounds else None
@@ -191,10 +197,10 @@ def _probability(filtered_BlV: jax.Array, idx_Bl: jax.Array) -> jax.Array:
   return jnp.exp(picked[..., 0])
 
 
-def _fix(confidence_Bl, count, visible_Bl, fixed_Bl, idx_Bl):
-  """Fixes the `count` most confident places with their tokens; of equal ones
-  the first."""
+def _fix(confidence_Bl, count, visible_Bl, fixed_Bl, idx_Bl, allowed_Bl):
+  """Fixes the `count` most confident places with their tokens, those of them
+  that are allowed; of equal ones the first."""
   order_Bl = jnp.argsort(-confidence_Bl, axis=-1, stable=True)
   rank_Bl = jnp.argsort(order_Bl, axis=-1)
-  chosen_Bl = rank_Bl < count
+  chosen_Bl = (rank_Bl < count) & allowed_Bl
   return visible_Bl | chosen_Bl, jnp.where(chosen_Bl, idx_Bl, fixed_Bl)
