@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,11 +25,18 @@ from star_jax.bundle import Bundle, load_bundle
 from star_jax.classes import ClassLabels
 from star_jax.compilation import use_compilation_cache
 from star_jax.edit import Edited, edit
-from star_jax.inputs import check_tokens, prompt_list, to_model_input
+from star_jax.inputs import (
+  bucket,
+  check_tokens,
+  prompt_list,
+  to_model_input,
+)
 from star_jax.model.condition import Given
+from star_jax.model.refine import RefineHead
 from star_jax.model.star import Star
 from star_jax.pictures import Recipe
-from star_jax.sampling.likelihood import build_log_prob
+from star_jax.sampling.likelihood import build_log_prob, log_prob_in_batches
+from star_jax.sampling.rounds import REFINEMENTS
 from star_jax.sampling.sampler import (
   Knobs,
   SamplerConfig,
@@ -84,11 +92,6 @@ def load(
   return StarPipeline(load_bundle(path), text_path=text_path)
 
 
-def bucket(n: int) -> int:
-  """The compiled batch size for n rows: the next power of two."""
-  return 1 << (n - 1).bit_length()
-
-
 class StarPipeline:
   """A loaded model: prompts to pictures, pictures to tokens and back.
 
@@ -113,6 +116,9 @@ class StarPipeline:
     self.image_size = bundle.tokenizer_config.image_size
     self._vqvae = VQVAE(bundle.tokenizer_config)
     self._star = Star(bundle.star_config) if bundle.star_config else None
+    self._head = None
+    if bundle.refine_config:
+      self._head = RefineHead(bundle.star_config, bundle.refine_config)
     self._params = jax.device_put(bundle.params)
     self._given_encoder = text_encoder
     self._text_path = text_path
@@ -148,14 +154,9 @@ class StarPipeline:
     prompts: str | Sequence[str],
     seed: int = 0,
     *,
-    cfg_scale: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    temperature: float | None = None,
-    gumbel_smooth: bool | None = None,
-    smooth_filtered: bool | None = None,
     batch: int = MAX_BATCH,
     return_scales: bool = False,
+    **knobs,
   ) -> Samples:
     """Draws one picture a prompt, with its tokens and recipe.
 
@@ -166,30 +167,26 @@ class StarPipeline:
       prompts: one string or several; of a model of classes their names or
         numbers.
       seed: 0 <= seed < 2**32.
-      cfg_scale: guidance, 0 = off. This and the other five knobs default to
-        what the bundle recommends.
-      top_k: tokens kept per draw, 0 = all.
-      top_p: nucleus in (0, 1], 1 = all.
-      temperature: above 0.
-      gumbel_smooth: softer looks; not for measurements.
-      smooth_filtered: smooth what top-k and top-p leave (VAR), not all logits
-        (STAR).
       batch: most pictures that are drawn at once. Fewer prompts are padded to
         a power of two, so that no request compiles anew.
       return_scales: also the picture after every scale.
+      **knobs: what replaces the sampling defaults of the bundle:
+        cfg_scale: guidance, 0 = off.
+        top_k: tokens kept per draw, 0 = all.
+        top_p: nucleus in (0, 1], 1 = all.
+        temperature: above 0.
+        gumbel_smooth: softer looks; not for measurements.
+        smooth_filtered: smooth what top-k and top-p leave (VAR), not all
+          logits (STAR).
+        refine: stable sampling of the last scales, "off", "head" or
+          "transformer_first", see `sampling.rounds`; without a refinement head
+          a warning says that it is off.
 
     Raises:
       ValueError: an option outside its range, or no prompt.
     """
     prompts = prompt_list(prompts)
-    settings = self.settings(
-      cfg_scale=cfg_scale,
-      top_k=top_k,
-      top_p=top_p,
-      temperature=temperature,
-      gumbel_smooth=gumbel_smooth,
-      smooth_filtered=smooth_filtered,
-    )
+    settings = self.settings(**knobs)
     check_seed(seed)
     check_integer("batch", batch, 1, None)
     given = self.condition_encoder.encode(prompts)
@@ -250,7 +247,7 @@ class StarPipeline:
     )
 
   def settings(self, **given) -> dict[str, Any]:
-    """The six sampling knobs: the bundle's, replaced by those given.
+    """The sampling knobs: the bundle's, replaced by those given.
 
     Raises:
       ValueError: an unknown name or a value outside its range.
@@ -263,9 +260,17 @@ class StarPipeline:
         f" {', '.join(SAMPLING_KEYS)}."
       )
     chosen = {key: x for key, x in given.items() if x is not None}
-    return check_settings(
+    settings = check_settings(
       {**self.bundle.sampling, **chosen}, self.bundle.star_config.vocab_size
     )
+    if settings["refine"] != "off" and self._head is None:
+      warnings.warn(
+        f"The bundle {self.bundle.path} has no refinement head; it samples"
+        " without.",
+        stacklevel=2,
+      )
+      settings["refine"] = "off"
+    return settings
 
   def _draw(
     self, recipes: list[Recipe], given: Given, return_scales: bool
@@ -301,9 +306,12 @@ class StarPipeline:
       gumbel_smooth=settings["gumbel_smooth"],
       # Without smoothing one program serves both.
       smooth_filtered=settings["gumbel_smooth"] and settings["smooth_filtered"],
+      refine=REFINEMENTS[settings["refine"]],
     )
     if config not in self._samplers:
-      self._samplers[config] = build_sampler(self._star, self._vqvae, config)
+      self._samplers[config] = build_sampler(
+        self._star, self._vqvae, config, self._head
+      )
     return self._samplers[config](
       self._params,
       given,
@@ -381,19 +389,13 @@ class StarPipeline:
         f"Every row of tokens needs a prompt, got {len(tokens_BL)} rows and"
         f" {len(prompts)} prompts."
       )
-    unique = list(dict.fromkeys(prompts))
-    given = self.condition_encoder.encode(unique)
-    place = {prompt: i for i, prompt in enumerate(unique)}
-    rows = np.asarray([place[prompt] for prompt in prompts])
-    out = []
-    for begin in range(0, len(rows), batch):
-      part = np.arange(begin, min(begin + batch, len(rows)))
-      padded = np.resize(part, bucket(len(part)))
-      log_p_BK = self._log_prob(
-        self._params, tokens_BL[padded], given[rows[padded]]
-      )
-      out.append(np.asarray(log_p_BK, np.float64)[: len(part)])
-    log_p_BK = np.concatenate(out)
+    log_p_BK = log_prob_in_batches(
+      functools.partial(self._log_prob, self._params),
+      tokens_BL,
+      prompts,
+      self.condition_encoder.encode,
+      batch,
+    )
     return log_p_BK if per_scale else log_p_BK.sum(axis=1)
 
   # --- texts and classes ---

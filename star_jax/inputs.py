@@ -30,6 +30,11 @@ def prompt_list(prompts: str | Sequence[str]) -> list[str]:
   return prompts
 
 
+def bucket(n: int) -> int:
+  """The compiled batch size for n rows: the next power of two."""
+  return 1 << (n - 1).bit_length()
+
+
 def check_tokens(tokens, config: VQVAEConfig) -> np.ndarray:
   """Tokens as int32 [B, L].
 

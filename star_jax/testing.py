@@ -28,6 +28,7 @@ SAMPLING = {
   "temperature": 1.0,
   "gumbel_smooth": False,
   "smooth_filtered": False,
+  "refine": "off",
 }
 
 

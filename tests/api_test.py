@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import star_jax
-from star_jax import api, bundle, pictures, testing
+from star_jax import bundle, inputs, pictures, testing
 from star_jax.text.encoder import load_text_encoder
 
 PROMPTS = ["a red heart", "a blue car left of a yellow dog", "", "two stars"]
@@ -249,7 +249,7 @@ def test_import_is_light_and_touches_no_setting():
 
 
 def test_buckets_are_powers_of_two():
-  assert [api.bucket(n) for n in (1, 2, 3, 4, 5, 16, 17)] == [
+  assert [inputs.bucket(n) for n in (1, 2, 3, 4, 5, 16, 17)] == [
     1, 2, 4, 4, 8, 16, 32,
   ]  # fmt: skip
 

@@ -7,18 +7,28 @@ import jax
 import pytest
 
 from configs import common
+from star_jax.bundle import load_bundle
 from star_jax.model.config import StarConfig
+from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
+from star_jax.shapes import parameter_tree
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.report import parameter_table
 
 FOLDER = pathlib.Path(common.__file__).parent
+
+
+def is_training(text):
+  """Whether launch/train.py reads a config file, by what it says."""
+  return "launch/train.py" in text and "launch/sweep.py --config" not in text
+
+
 TRAINING = sorted(
   path.stem
   for path in FOLDER.glob("*.py")
-  if "common.training(" in path.read_text() and path.stem != "common"
+  if is_training(path.read_text()) and path.stem != "common"
 )
 
 
@@ -27,7 +37,9 @@ def load(name, arg=None):
 
 
 def test_the_configs_are_found():
-  assert {"tokenizer_scenes64", "star_scenes64", "star_256"} <= set(TRAINING)
+  known = {"tokenizer_scenes64", "tokenizer_ablations", "star_scenes64"}
+  assert known | {"star_256", "refine_scenes64", "var_emoji"} <= set(TRAINING)
+  assert "ablations" not in TRAINING
 
 
 @pytest.mark.parametrize("arg", [None, "runlocal"])
@@ -38,14 +50,12 @@ def test_config_describes_a_model(name, arg):
   if config.stage == "tokenizer":
     module = VQVAE(VQVAEConfig.from_dict(config.tokenizer.to_dict()))
     assert module.config.image_size == tuple(config.data_options.size)
+  elif config.stage == "refine":
+    refined = load_bundle(FOLDER.parent / config.bundle).star_config
+    module = RefineHead(refined, RefineConfig(**config.refine))
   else:
     module = Star(StarConfig.from_dict(config.model.to_dict()))
-  from star_jax.shapes import example_inputs
-
-  params = jax.eval_shape(
-    module.init, jax.random.key(0), *example_inputs(module)
-  )["params"]
-  assert "total" in parameter_table(params)
+  assert "total" in parameter_table(parameter_tree(module))
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -87,10 +97,5 @@ def test_stage_2_fits_the_tokens_of_its_stage_1():
 @pytest.mark.parametrize("size,millions", [("d16", 274), ("d30", 1680)])
 def test_star_256_has_the_published_sizes(size, millions):
   module = Star(StarConfig.from_dict(load("star_256", size).model.to_dict()))
-  from star_jax.shapes import example_inputs
-
-  params = jax.eval_shape(
-    module.init, jax.random.key(0), *example_inputs(module)
-  )
-  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  count = sum(leaf.size for leaf in jax.tree.leaves(parameter_tree(module)))
   assert count / 1e6 == pytest.approx(millions, rel=0.02)

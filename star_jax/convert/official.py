@@ -30,6 +30,7 @@ VAR_SAMPLING = {
   "temperature": 1.0,
   "gumbel_smooth": False,
   "smooth_filtered": True,
+  "refine": "off",
 }
 STAR_SAMPLING = {
   **VAR_SAMPLING,

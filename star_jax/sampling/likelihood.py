@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from star_jax.inputs import bucket
 from star_jax.model.condition import Given
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
@@ -43,3 +45,31 @@ def build_log_prob(star: Star, vqvae: VQVAE) -> LogProbFn:
     )
 
   return jax.jit(log_prob)
+
+
+def log_prob_in_batches(
+  log_prob: Callable[[jax.Array, Given], jax.Array],
+  tokens_BL: np.ndarray,
+  prompts: Sequence[str],
+  encode: Callable[[Sequence[str]], Given],
+  batch: int,
+) -> np.ndarray:
+  """float64 [B, K] of B rows of tokens, each under its own prompt.
+
+  Args:
+    log_prob: of one batch, see `build_log_prob`.
+    tokens_BL, prompts: B of each.
+    encode: turns prompts into what the model is conditioned on; a prompt that
+      comes several times is encoded once.
+    batch: most rows at once; fewer are padded to a power of two.
+  """
+  unique = list(dict.fromkeys(prompts))
+  given = encode(unique)
+  place = {prompt: i for i, prompt in enumerate(unique)}
+  rows, out = np.asarray([place[prompt] for prompt in prompts]), []
+  for begin in range(0, len(rows), batch):
+    part = np.arange(begin, min(begin + batch, len(rows)))
+    padded = np.resize(part, bucket(len(part)))
+    log_p_BK = log_prob(tokens_BL[padded], given[rows[padded]])
+    out.append(np.asarray(log_p_BK, np.float64)[: len(part)])
+  return np.concatenate(out)

@@ -56,6 +56,12 @@ class RefineSampling:
 # The official settings for 256 and 512 px ('new') and for 1024 px ('1024').
 HEAD = RefineSampling(fine_rounds=8)
 TRANSFORMER_FIRST = RefineSampling(transformer_first=True)
+# By the names that users give.
+REFINEMENTS = {
+  "off": None,
+  "head": HEAD,
+  "transformer_first": TRANSFORMER_FIRST,
+}
 
 
 def tokens_per_round(num_tokens: int, rounds: int) -> np.ndarray:

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from star_jax.sampling.rounds import REFINEMENTS
+
 SAMPLING_KEYS = (
   "cfg_scale", "top_k", "top_p", "temperature", "gumbel_smooth",
-  "smooth_filtered",
+  "smooth_filtered", "refine",
 )  # fmt: skip
 _SWITCHES = ("gumbel_smooth", "smooth_filtered")
 # Knobs that came later, as programs behaved before they were there.
-_BEFORE = {"smooth_filtered": True}
+_BEFORE = {"smooth_filtered": True, "refine": "off"}
 
 
 def with_later_knobs(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +55,11 @@ def check_settings(
     if not isinstance(settings[key], (bool, np.bool_)):
       raise ValueError(f"{key} is True or False, got {settings[key]!r}.")
     out[key] = bool(settings[key])
-  return out | {"top_k": int(top_k)}
+  if settings["refine"] not in REFINEMENTS:
+    raise ValueError(
+      f"refine is one of {', '.join(REFINEMENTS)}, got {settings['refine']!r}."
+    )
+  return out | {"top_k": int(top_k), "refine": settings["refine"]}
 
 
 def _check_number(name: str, value) -> float:

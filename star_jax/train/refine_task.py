@@ -188,7 +188,7 @@ class RefineTask:
       refine_config=self.head.refine,
       refine_params=jax.device_get(state.eval_params),
       text=self.bundle.text,
-      sampling=self.bundle.sampling,
+      sampling={**self.bundle.sampling, "refine": "head"},
       licence=self.bundle.licence,
       notes={
         **self.bundle.notes,

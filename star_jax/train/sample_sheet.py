@@ -86,6 +86,7 @@ def sampling_of_bundle(config, classes: bool) -> dict[str, Any]:
     "gumbel_smooth": False,
     # As in VAR, and as in STAR.
     "smooth_filtered": classes,
+    "refine": "off",
   }
 
 
