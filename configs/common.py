@@ -38,6 +38,9 @@ def training(stage: str) -> ConfigDict:
   c.num_steps = 10_000
   # Workdir of a finished run whose parameters this run starts from.
   c.init_from = ""
+  # How it grows if that run has another schedule, "index" or "side"; empty: it
+  # may not. See star_jax/train/grow.py.
+  c.grow = ""
 
   c.log_every = 50
   c.eval_every = 1000  # 0: never

@@ -201,14 +201,15 @@ def _report_unfinished(directory: Path) -> None:
       )
 
 
-def load_params(
-  run: str | Path, abstract_params: PyTree, identity: dict
-) -> PyTree:
-  """Averaged parameters (else the trained ones) of another run's newest
-  checkpoint, for `config.init_from`.
+def read_run(run: str | Path) -> tuple[Path, dict, PyTree]:
+  """The newest checkpoint of another run, for `config.init_from`.
+
+  Returns:
+    Where it is; the identity it was saved with; averaged parameters (else the
+    trained ones), arrays.
 
   Raises:
-    ValueError: no checkpoint there, or one of another configuration.
+    ValueError: no checkpoint there.
   """
   directory = Path(run).absolute()
   if (directory / "checkpoints").is_dir():
@@ -221,10 +222,21 @@ def load_params(
     )
   path = directory / str(steps[-1])
   saved = json.loads((path / "identity" / "metadata").read_text())
-  check_identity(path, saved, _plain(identity))
   with ocp.StandardCheckpointer() as reader:
     raw = reader.restore(path / "state")
-  params = raw.get("ema_params") or raw["params"]
+  return path, saved, raw.get("ema_params") or raw["params"]
+
+
+def load_params(
+  run: str | Path, abstract_params: PyTree, identity: dict
+) -> PyTree:
+  """Parameters of another run of the same configuration; see `read_run`.
+
+  Raises:
+    ValueError: no checkpoint there, or one of another configuration.
+  """
+  path, saved, params = read_run(run)
+  check_identity(path, saved, _plain(identity))
   return jax.tree.map(
     lambda like, x: np.asarray(x, like.dtype), abstract_params, params
   )

@@ -20,6 +20,7 @@ from star_jax.train.curves import (
   run_curves,
   write_curves,
 )
+from star_jax.train.grow import load_grown
 from star_jax.train.logging import Progress, RunLog, format_seconds
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.state import (
@@ -154,6 +155,7 @@ class _Run:
 
     1. The newest complete checkpoint in workdir: state and data position.
     2. The parameters of the run in config.init_from; step 0, fresh optimizer.
+       With config.grow that run may have fewer scales.
     3. Parameters drawn from config.seed.
     """
     config, task = self.config, self.task
@@ -169,7 +171,7 @@ class _Run:
       return state
     state = init_state(task, self.optimizer, config.seed)
     if config.init_from:
-      params = load_params(config.init_from, abstract.params, task.identity())
+      params = self._inherited(state, abstract)
       params = jax.tree.map(jax.numpy.asarray, params)
       averaged = state.ema_params is not None
       state = state.replace(
@@ -182,6 +184,20 @@ class _Run:
     state = task.start(state, batches)
     batches.set_state(position)
     return state
+
+  def _inherited(self, state: TrainState, abstract: TrainState):
+    """Parameters of the run in config.init_from, with more scales if asked."""
+    config, task = self.config, self.task
+    if not config.grow:
+      return load_params(config.init_from, abstract.params, task.identity())
+    if config.stage != "transformer":
+      raise ValueError(
+        f"config.grow is for the transformer, config.stage is {config.stage!r}."
+      )
+    fresh = jax.device_get(state.params)
+    grown = load_grown(config.init_from, task.star_config, fresh, config.grow)
+    print(grown.describe(), flush=True)
+    return grown.params
 
   def _train(self, batches: BatchIterator, signals: StopSignals) -> None:
     config = self.config
