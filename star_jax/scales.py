@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +25,13 @@ OFFICIAL_PATCH_NUMS = {
   "512": (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
   "1024": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
 }
-ROPE_COORDS = ("checkpoint", "paper")
+ROPE_COORDS = ("checkpoint", "paper", "longer_side")
+# Width : height of pictures.
+ASPECTS = (
+  "1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3", "2:1", "1:2",
+)  # fmt: skip
+# How much more a wrong area counts than a wrong ratio, both as logarithms.
+_AREA_WEIGHT = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +89,32 @@ class ScaleSchedule:
       )
     return cls.from_patch_nums(OFFICIAL_PATCH_NUMS[str(name)])
 
+  def with_aspect(self, aspect: str) -> ScaleSchedule:
+    """The same scales for pictures of another shape.
+
+    Every grid has about the area of the square one that it stands for, so that
+    the number of scales and what a level means stay the same.
+
+    Args:
+      aspect: width : height, one of ASPECTS.
+
+    Raises:
+      ValueError: another ratio, with the nearest one of the list; or this
+        schedule is not square.
+    """
+    if any(h != w for h, w in self.grids):
+      raise ValueError(
+        f"An aspect ratio starts from square grids, got {self.grids}."
+      )
+    if aspect not in ASPECTS:
+      near = nearest_aspect(aspect)
+      raise ValueError(
+        f"An aspect ratio is one of {', '.join(ASPECTS)}, got {aspect!r}"
+        + (f"; the nearest is {near}." if near else ".")
+      )
+    ratio = _ratio(aspect)
+    return ScaleSchedule(tuple(_grid_of(h, ratio) for h, _ in self.grids))
+
   @property
   def num_scales(self) -> int:
     """K."""
@@ -134,16 +167,19 @@ class ScaleSchedule:
       rope_coords: "checkpoint" is the form in the official weights: 0-based,
         divided by the largest coordinate. "paper" is i / h_k * rope_norm,
         1-based (STAR section 3.3, with rope_norm the side of the last map).
+        "longer_side" is the first with both axes divided by the largest
+        coordinate of the longer one: equal angles for equal distances in the
+        picture. On squares these two are the same.
 
     Returns:
       Two float64 arrays [h_k * w_k]: y (row) and x (column). A side of length
-      1 stays at 0 in the "checkpoint" form.
+      1 stays at 0 but in the "paper" form.
     """
     if rope_coords not in ROPE_COORDS:
       raise ValueError(
         f"rope_coords is one of {ROPE_COORDS}, got {rope_coords!r}."
       )
-    axes = []
+    axes, longer = [], max(self.grids[k])
     for n in self.grids[k]:
       i = np.arange(n, dtype=np.float64)
       if rope_norm == -1:
@@ -151,7 +187,39 @@ class ScaleSchedule:
       elif rope_coords == "paper":
         axis = (i + 1) / n * rope_norm
       else:
-        axis = i / max(n - 1, 1) * rope_norm
+        side = longer if rope_coords == "longer_side" else n
+        axis = i / max(side - 1, 1) * rope_norm
       axes.append(axis)
     y, x = np.meshgrid(*axes, indexing="ij")
     return y.reshape(-1), x.reshape(-1)
+
+
+def nearest_aspect(aspect: str) -> str | None:
+  """The supported ratio that is nearest, None if `aspect` is no ratio."""
+  try:
+    wanted = math.log(_ratio(aspect))
+  except (ValueError, ZeroDivisionError):
+    return None
+  return min(ASPECTS, key=lambda a: abs(math.log(_ratio(a)) - wanted))
+
+
+def _ratio(aspect: str) -> float:
+  """Width over height of "16:9"."""
+  width, height = (float(side) for side in str(aspect).split(":"))
+  if width <= 0 or height <= 0:
+    raise ValueError(f"{aspect!r} is no ratio of two sides.")
+  return width / height
+
+
+def _grid_of(side: int, ratio: float) -> tuple[int, int]:
+  """(h, w) for a square grid of `side`: nearest in area, then in shape."""
+  reach = range(1, 2 * side + 1)
+
+  def misfit(grid: tuple[int, int]) -> tuple[float, int]:
+    h, w = grid
+    area = abs(math.log(h * w / side**2))
+    shape = abs(math.log(w / h / ratio))
+    # Of equal ones the squarer, so that 2:1 and 1:2 mirror each other.
+    return round(_AREA_WEIGHT * area + shape, 9), abs(h - w)
+
+  return min(((h, w) for h in reach for w in reach), key=misfit)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from star_jax.scales import ScaleSchedule
+from star_jax.scales import ASPECTS, OFFICIAL_PATCH_NUMS, ScaleSchedule
 
 MIXED = ScaleSchedule.from_patch_nums([1, (1, 2), (3, 4)])
 
@@ -71,3 +71,48 @@ def test_what_is_no_schedule(value, message):
 def test_unknown_coordinates():
   with pytest.raises(ValueError, match=r"rope_coords is one of .* got 'pixel'"):
     MIXED.coordinates(1, 16.0, "pixel")
+
+
+@pytest.mark.parametrize("name", OFFICIAL_PATCH_NUMS)
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_other_shapes_keep_area_and_levels(name, aspect):
+  square = ScaleSchedule.from_name(name)
+  shaped = square.with_aspect(aspect)
+  width, height = map(int, aspect.split(":"))
+  assert shaped.num_scales == square.num_scales
+  for (h, w), (side, _) in zip(shaped.grids, square.grids):
+    assert h * w == pytest.approx(side**2, rel=0.25 if side < 8 else 0.05)
+    if side >= 9:
+      assert w / h == pytest.approx(width / height, rel=0.13)
+  assert shaped.num_tokens == pytest.approx(square.num_tokens, rel=0.05)
+  turned = square.with_aspect(f"{height}:{width}")
+  assert turned.grids == tuple((w, h) for h, w in shaped.grids)
+
+
+def test_a_ratio_outside_of_the_list_names_the_nearest():
+  square = ScaleSchedule.from_name("256")
+  assert square.with_aspect("1:1") == square
+  with pytest.raises(ValueError, match="got '21:9'; the nearest is 2:1"):
+    square.with_aspect("21:9")
+  with pytest.raises(ValueError, match=r"one of 1:1, .*, got 'wide'\.$"):
+    square.with_aspect("wide")
+  with pytest.raises(ValueError, match="starts from square grids"):
+    square.with_aspect("16:9").with_aspect("16:9")
+
+
+def test_coordinates_of_a_rectangle():
+  wide = ScaleSchedule(((1, 1), (1, 3), (3, 5)))
+  y, x = wide.coordinates(1, 8.0, "longer_side")
+  np.testing.assert_array_equal(y, [0, 0, 0])
+  np.testing.assert_array_equal(x, [0, 4, 8])
+  y, x = wide.coordinates(2, 8.0, "longer_side")
+  # One step is as far down as it is to the right.
+  np.testing.assert_array_equal(np.unique(x), [0, 2, 4, 6, 8])
+  np.testing.assert_array_equal(np.unique(y), [0, 2, 4])
+  y, _ = wide.coordinates(2, 8.0, "checkpoint")
+  np.testing.assert_array_equal(np.unique(y), [0, 4, 8])
+  square = ScaleSchedule.from_patch_nums([1, 4])
+  for k in range(2):
+    np.testing.assert_array_equal(
+      square.coordinates(k, 8.0, "longer_side"), square.coordinates(k, 8.0)
+    )
