@@ -36,7 +36,7 @@ from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.token_data import given_of
 
 # Pictures on the sheet that is kept of every draw.
-SHOWN = 16
+SHOWN = 12
 
 
 class Yardstick:
@@ -179,6 +179,6 @@ class Yardstick:
 
 def _save_sheet(image: np.ndarray, path: Path) -> Image.Image:
   path.parent.mkdir(parents=True, exist_ok=True)
-  sheet = picture_grid(image[:SHOWN], 8, scale=2)
+  sheet = picture_grid(image[:SHOWN], SHOWN, scale=2)
   sheet.save(path)
   return sheet

@@ -21,6 +21,7 @@ from star_jax.sweep import cost, plan, tables
 from star_jax.sweep.measure import Yardstick
 from star_jax.sweep.plan import Arm
 from star_jax.sweep.runs import Stopped, Sweep
+from star_jax.sweep.sheets import sheet_path, write_samples
 from star_jax.train.logging import format_seconds
 
 RESULT, RESULTS = "result.json", "results.json"
@@ -103,7 +104,6 @@ def _run_arm(sweep: Sweep, arm: Arm, yardstick: Yardstick) -> None:
     sweep.train(arm, rate, seed)
     bundle = load_bundle(sweep.bundle(arm, seed))
     pipeline = StarPipeline(bundle)
-    sheets = sweep.out / "sheets"
     seeds[str(seed)] = {
       "bundle": bundle.hash,
       "likelihood": yardstick.likelihood(
@@ -111,7 +111,7 @@ def _run_arm(sweep: Sweep, arm: Arm, yardstick: Yardstick) -> None:
       ),
       "draws": {
         name: yardstick.draw(
-          pipeline, name, sheets / f"{arm.name}-{name}-{seed}.png"
+          pipeline, name, sheet_path(sweep.out, arm.name, name, seed)
         )
         for name in draws
       },
@@ -170,6 +170,7 @@ def _report(sweep: Sweep, arms: Sequence[Arm]) -> dict[str, Any]:
   }
   write_json(sweep.out / RESULTS, results)
   tables.write_tables(results, sweep.config.tables, sweep.out)
+  write_samples(sweep.config.tables, sweep.out, sweep.config.seeds[0])
   return results
 
 

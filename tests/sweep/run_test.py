@@ -151,3 +151,4 @@ def test_two_arms_from_the_first_picture_to_the_tables(monkeypatch, tmp_path):
   assert cost["star/full"]["gflop"] > cost["ar/plain"]["gflop"] > 0
   shown = list((tmp_path / "sheets").glob("*.png"))
   assert len(shown) == 2
+  assert (tmp_path / "samples.png").is_file()
