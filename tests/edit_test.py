@@ -210,9 +210,12 @@ def shipped():
 
 @pytest.mark.parametrize(
   ("box", "outpaint"),
-  [((0, 0.5, 1, 1), False), ((0.5, 0.5, 1, 1), False),
-   ((0, 0.25, 1, 1), True)],
-)  # fmt: skip
+  [
+    pytest.param((0, 0.5, 1, 1), False, marks=pytest.mark.long),
+    ((0.5, 0.5, 1, 1), False),
+    pytest.param((0, 0.25, 1, 1), True, marks=pytest.mark.long),
+  ],
+)
 def test_the_shipped_model_leaves_the_rest_as_it_was(shipped, box, outpaint):
   star, picture = shipped
   out = star.edit(

@@ -70,14 +70,17 @@ def tokens(star, prompts, **options):
   return star.sample_all(prompts, seed=3, **options).tokens_BL
 
 
-def test_the_head_draws_the_last_scales_and_no_others(star):
+@pytest.mark.parametrize(
+  "kind",
+  ["head", pytest.param("transformer_first", marks=pytest.mark.long)],
+)
+def test_the_head_draws_the_last_scales_and_no_others(star, kind):
   prompts = ["a", "b c", "d"]
   plain = tokens(star, prompts)
-  for kind in ("head", "transformer_first"):
-    refined = tokens(star, prompts, refine=kind)
-    np.testing.assert_array_equal(refined[:, :5], plain[:, :5])
-    assert (refined[:, 5:] != plain[:, 5:]).any()
-    np.testing.assert_array_equal(tokens(star, prompts, refine=kind), refined)
+  refined = tokens(star, prompts, refine=kind)
+  np.testing.assert_array_equal(refined[:, :5], plain[:, :5])
+  assert (refined[:, 5:] != plain[:, 5:]).any()
+  np.testing.assert_array_equal(tokens(star, prompts, refine=kind), refined)
 
 
 def test_a_refined_sample_does_not_see_its_batch(star):

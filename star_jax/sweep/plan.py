@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -94,6 +95,7 @@ def _plan_arm(config: ConfigDict, arm: Mapping[str, Any]) -> Arm:
   return Arm(name, arm["title"], tokenizer, model, flops, steps, probe)
 
 
+@functools.cache
 def step_flops(model: StarConfig, batch_size: int, text_tokens: int) -> int:
   """FLOPs of the forward and backward pass of one training step."""
   star = Star(model)

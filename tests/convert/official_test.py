@@ -124,6 +124,7 @@ def test_half_precision_comes_back_as_the_same_numbers(states, tmp_path, dtype):
     np.testing.assert_array_equal(found[key], wide, err_msg=key)
 
 
+@pytest.mark.long
 def test_what_was_converted_draws_classes(states, tmp_path):
   star = star_jax.load(convert(states, tmp_path)[0])
   assert star.bundle.sampling == official.VAR_SAMPLING

@@ -58,6 +58,7 @@ def request(states, folder, kind, **changes):
   return verify.Request(**{**values, **changes})
 
 
+@pytest.mark.long
 def test_a_star_from_pth_files(states, tmp_path):
   report = verify.verify(request(states, tmp_path, "star", mode="batch0"))
   assert report["passed"]
@@ -93,6 +94,7 @@ def test_a_reconstruction_below_the_limit_fails(states, tmp_path):
   assert "FAILED: reconstruction" in verify.summary(report)
 
 
+@pytest.mark.long
 def test_the_halves_are_what_they_are_called(states, tmp_path):
   """The null half of per-sample rows sees no prompt: other prompts, the same
   pictures; the published cross-attention shows row 0 to every row."""

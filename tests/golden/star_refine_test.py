@@ -1,6 +1,7 @@
 """The refinement head of STAR against the official code."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -161,8 +162,42 @@ RUNS = [
 ]
 
 
+@functools.cache
+def greedy_sampler(name, mode, version):
+  """fn(params, keys_B, uniforms, knobs) -> outputs, and what the rounds of
+  every refined scale did. One program for all runs that differ in numbers."""
+  case = dict(p.values for p in cases_of(KIND))[name]
+  config, refine, *_ = setup(case, mode)
+  vqvae, _ = tokenizer_of(case, config)
+  models = loops.Models(Star(config), vqvae, RefineHead(config, refine))
+  sampler_config = sampler_lib.SamplerConfig(
+    return_logits=True,
+    refine=rounds.TRANSFORMER_FIRST if version == "1024" else rounds.HEAD,
+  )
+
+  def sample(params, keys_B, uniforms, knobs):
+    # The body of the sampler: given confidences, no noise in the draws.
+    seen, given = [], iter(uniforms)
+
+    def draw_and_tell(*args):
+      idx_Bl, *every = rounds.draw_in_rounds(*args, return_rounds=True)
+      seen.append(every)
+      return idx_Bl
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(loops, "draw_in_rounds", draw_and_tell)
+      patch.setattr(loops, "random_confidence", lambda *_: next(given))
+      patch.setattr(loops, "_noise", lambda k, s, shape: jnp.zeros((1, *shape)))
+      out = loops.draw_all_scales(
+        models, sampler_config, params, *text_states(case), keys_B, knobs, None
+      )
+    return sampler_lib.SampleOutput(**out), seen
+
+  return jax.jit(sample, compiler_options=QUICK)
+
+
 @pytest.mark.parametrize(("name", "case", "run"), RUNS)
-def test_greedy_samples_with_given_random_numbers(name, case, run, monkeypatch):
+def test_greedy_samples_with_given_random_numbers(name, case, run):
   """All rounds of all scales: who is fixed when, and with which token."""
   _, mode, version, draw = run.split("_")
   options, prefix = case["inference"][run], run
@@ -170,39 +205,14 @@ def test_greedy_samples_with_given_random_numbers(name, case, run, monkeypatch):
   # The official-mode runs have the random numbers of the per-sample ones.
   source = f"ar_persample_{version}_{draw}"
   scales = range(refine.first_scale, config.schedule.num_scales)
-  uniform = iter([jnp.asarray(tensors[f"{source}.s{k}.rand"]) for k in scales])
-  monkeypatch.setattr(
-    loops, "random_confidence", lambda keys, num_tokens: next(uniform)
-  )
-  monkeypatch.setattr(
-    loops, "_noise", lambda keys, stream, shape: jnp.zeros((1, *shape))
-  )
-  vqvae, vqvae_params = tokenizer_of(case, config)
-  models = loops.Models(Star(config), vqvae, RefineHead(config, refine))
-  sampler_config = sampler_lib.SamplerConfig(
-    return_logits=True,
-    refine=rounds.TRANSFORMER_FIRST if version == "1024" else rounds.HEAD,
-  )
-  knobs = sampler_lib.Knobs(cfg_scale=options["cfg"], top_k=options["top_k"])
-
-  def sample(params, keys_B):
-    # The body of the sampler, with what its rounds did beside it.
-    seen = []
-
-    def draw_and_tell(*args):
-      idx_Bl, *every = rounds.draw_in_rounds(*args, return_rounds=True)
-      seen.append(every)
-      return idx_Bl
-
-    monkeypatch.setattr(loops, "draw_in_rounds", draw_and_tell)
-    out = loops.draw_all_scales(
-      models, sampler_config, params, *text_states(case), keys_B, knobs, None
-    )
-    return sampler_lib.SampleOutput(**out), seen
-
-  out, seen = jax.jit(sample, compiler_options=QUICK)(
+  _, vqvae_params = tokenizer_of(case, config)
+  out, seen = greedy_sampler(name, mode, version)(
     {"star": star_params, "tokenizer": vqvae_params, "refine": params},
     sampler_lib.sample_keys(0, jnp.arange(case["batch"])),
+    [jnp.asarray(tensors[f"{source}.s{k}.rand"]) for k in scales],
+    sampler_lib.Knobs(
+      cfg_scale=float(options["cfg"]), top_k=int(options["top_k"])
+    ),
   )
   np.testing.assert_array_equal(out.idx_BL, tensors[f"{prefix}.tokens"])
   if f"{prefix}.fhat" in tensors:

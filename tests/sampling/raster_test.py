@@ -1,5 +1,7 @@
 """Token by token: the raster-order and the flattened multi-scale baseline."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,10 +39,14 @@ class Tiny:
 
   def logits(self, idx_BL, text):
     """Of the training pass."""
+    return self._logits(self.params, idx_BL, text)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def _logits(self, params, idx_BL, text):
     x_BLCv = teacher_forcing_input(
-      self.star.config, self.vqvae, self.params["tokenizer"], idx_BL
+      self.star.config, self.vqvae, params["tokenizer"], idx_BL
     )
-    return self.star.apply({"params": self.params["star"]}, x_BLCv, text)
+    return self.star.apply({"params": params["star"]}, x_BLCv, text)
 
   def run(self, rows=slice(None), **options):
     run = S.build_sampler(self.star, self.vqvae, S.SamplerConfig(**options))

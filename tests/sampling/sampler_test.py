@@ -125,6 +125,7 @@ def test_top_k_1_takes_the_largest_guided_logit(tiny, guided_run):
   np.testing.assert_array_equal(out.idx_BL, out.logits_BLV.argmax(-1))
 
 
+@pytest.mark.long
 def test_gumbel_smoothing_mixes_codes_between_the_scales(tiny, guided_run):
   _, knobs, keys, plain = guided_run
   run = tiny.sampler(gumbel_smooth=True, return_image=False)

@@ -125,7 +125,9 @@ def config(**changes):
   return c
 
 
-@pytest.mark.parametrize("tail_tokens", [(), (2, 4)])
+@pytest.mark.parametrize(
+  "tail_tokens", [pytest.param((), marks=pytest.mark.long), (2, 4)]
+)
 def test_a_stage_does_not_see_the_tokens_of_later_scales(tail_tokens):
   task = TransformerTask(config(tail_tokens=tail_tokens))
   assert [task.stages.at(it) for it in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
