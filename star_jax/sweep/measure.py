@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from star_jax.api import StarPipeline
 from star_jax.bundle import Bundle, load_bundle
@@ -177,8 +176,6 @@ class Yardstick:
     }
 
 
-def _save_sheet(image: np.ndarray, path: Path) -> Image.Image:
+def _save_sheet(image: np.ndarray, path: Path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  sheet = picture_grid(image[:SHOWN], SHOWN, scale=2)
-  sheet.save(path)
-  return sheet
+  picture_grid(image[:SHOWN], SHOWN, scale=2).save(path)

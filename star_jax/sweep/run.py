@@ -23,6 +23,7 @@ from star_jax.sweep.plan import Arm
 from star_jax.sweep.runs import Stopped, Sweep
 from star_jax.sweep.sheets import sheet_path, write_samples
 from star_jax.train.logging import format_seconds
+from star_jax.train.task import BUNDLE
 
 RESULT, RESULTS = "result.json", "results.json"
 
@@ -138,7 +139,7 @@ def _ceilings(sweep: Sweep, yardstick: Yardstick) -> None:
   path = sweep.out / "ceilings.json"
   if read_json(path) is None:
     names = sweep.config.tokenizers
-    bundles = {name: sweep.tokenizer(name) / "bundle" for name in names}
+    bundles = {name: sweep.tokenizer(name) / BUNDLE for name in names}
     write_json(path, yardstick.ceilings(bundles))
 
 

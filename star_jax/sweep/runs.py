@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from star_jax.bundle import load_bundle
 from star_jax.data.token_cache import MANIFEST
 from star_jax.metrics.report import read_json
 from star_jax.sweep.plan import Arm
 from star_jax.train.build_cache import build_cache
 from star_jax.train.logging import read_metrics
 from star_jax.train.loop import train_and_evaluate
-from star_jax.train.transformer_task import BUNDLE
+from star_jax.train.task import BUNDLE
 
 
 class Stopped(Exception):
@@ -124,9 +122,3 @@ def heldout_loss(workdir: Path) -> float:
   if not rows:
     raise ValueError(f"The run in {workdir} has logged no held-out loss.")
   return float(rows[-1]["loss"])
-
-
-def bundle_facts(path: Path) -> dict[str, Any]:
-  """What the result file says of a model."""
-  bundle = load_bundle(path)
-  return {"hash": bundle.hash, "steps": bundle.notes["steps"]}

@@ -34,7 +34,7 @@ from star_jax.text.settings import TextSettings
 from star_jax.train import frozen as frozen_lib
 from star_jax.train.sample_sheet import SampleSheet
 from star_jax.train.state import TrainState
-from star_jax.train.task import Batch, BatchIterator, LossFn
+from star_jax.train.task import BUNDLE, Batch, BatchIterator, LossFn
 from star_jax.train.token_data import (
   TokenData,
   drop_condition,
@@ -44,7 +44,6 @@ from star_jax.train.token_data import (
 )
 
 PyTree = Any
-BUNDLE = "bundle"
 
 
 class RefineTask:

@@ -17,6 +17,8 @@ from PIL import Image
 from star_jax.train.state import TrainState
 
 PyTree = Any
+# The exported model, inside the workdir.
+BUNDLE = "bundle"
 Batch = dict[str, np.ndarray]
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
 

@@ -30,14 +30,18 @@ from star_jax.train import batches as batches_lib
 from star_jax.train.losses import reconstruction_loss
 from star_jax.train.pictures import sheet
 from star_jax.train.state import TrainState
-from star_jax.train.task import Batch, BatchIterator, LossFn, MappedBatches
+from star_jax.train.task import (
+  BUNDLE,
+  Batch,
+  BatchIterator,
+  LossFn,
+  MappedBatches,
+)
 
 PyTree = Any
 # A code counts as used from this share of its uniform expectation on, as in
 # VAR's usage figure.
 USED_SHARE = 0.08
-# The exported model, inside the workdir.
-BUNDLE = "bundle"
 CODEBOOK_PATH = ("quantizer", "codebook_VCv")
 
 

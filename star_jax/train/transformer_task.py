@@ -29,7 +29,7 @@ from star_jax.train.sample_sheet import (
   sampling_of_bundle,
 )
 from star_jax.train.state import TrainState
-from star_jax.train.task import Batch, BatchIterator, LossFn
+from star_jax.train.task import BUNDLE, Batch, BatchIterator, LossFn
 from star_jax.train.token_data import (
   TokenData,
   drop_condition,
@@ -39,7 +39,6 @@ from star_jax.train.token_data import (
 )
 
 PyTree = Any
-BUNDLE = "bundle"
 
 
 class TransformerTask:
