@@ -27,6 +27,7 @@ from star_jax.sampling.sampler import (
   build_sampler,
   sample_keys,
 )
+from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.kept_tokens import draw_tokens
@@ -225,9 +226,7 @@ def _time_training(
   def loss_fn(params, extra, frozen, batch, key, step):
     del step
     kept = draw_tokens(config.schedule, tail_tokens, batch["idx"], key)
-    x_BLCv = vqvae.apply(
-      {"params": frozen}, batch["idx"], method="teacher_forcing_input"
-    )
+    x_BLCv = teacher_forcing_input(config, vqvae, frozen, batch["idx"])
     logits_BLV = star.apply(
       {"params": params},
       x_BLCv,
