@@ -1,0 +1,91 @@
+"""What a loaded model compiles, for pictures of one shape.
+
+A model without learned positions draws pictures of any shape with as many
+scales: the same weights under another schedule.
+
+B: batch, K: scales, L: tokens of all scales, H W: pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+
+from star_jax.bundle import Bundle
+from star_jax.model.refine import RefineHead
+from star_jax.model.star import Star
+from star_jax.sampling.likelihood import LogProbFn, build_log_prob
+from star_jax.sampling.rounds import REFINEMENTS
+from star_jax.sampling.sampler import (
+  SampleFn,
+  SamplerConfig,
+  build_sampler,
+  build_scale_decoder,
+)
+from star_jax.tokenizer.vqvae import VQVAE
+
+
+class Programs:
+  """Jitted functions; nothing is compiled before it is called.
+
+  Args:
+    bundle: of the model.
+    aspect: see `ScaleSchedule.with_aspect`.
+
+  Attributes:
+    star: None in a bundle of a tokenizer alone.
+    vqvae: the tokenizer.
+    encode: fn(params, image_BHW3) -> tokens [B, L].
+    decode: fn(params, idx_BL) -> images [B, H, W, 3].
+    decode_scales: see `build_scale_decoder`.
+
+  Raises:
+    ValueError: a shape that the model cannot draw.
+  """
+
+  def __init__(self, bundle: Bundle, aspect: str):
+    tokenizer_config = bundle.tokenizer_config.with_aspect(aspect)
+    self.vqvae = VQVAE(tokenizer_config)
+    self.star, self._head = None, None
+    if bundle.star_config:
+      star_config = bundle.star_config.with_schedule(tokenizer_config.schedule)
+      self.star = Star(star_config)
+      if bundle.refine_config:
+        self._head = RefineHead(star_config, bundle.refine_config)
+    self._samplers: dict[SamplerConfig, SampleFn] = {}
+    self.encode = jax.jit(self._of_tokenizer("encode"))
+    self.decode = jax.jit(self._of_tokenizer("tokens_to_image"))
+    self.decode_scales = build_scale_decoder(self.vqvae)
+
+  @property
+  def image_size(self) -> tuple[int, int]:
+    """(H, W) in pixels."""
+    return self.vqvae.config.image_size
+
+  @functools.cached_property
+  def log_prob(self) -> LogProbFn:
+    """See `build_log_prob`."""
+    return build_log_prob(self.star, self.vqvae)
+
+  def sampler(self, settings: dict[str, Any]) -> SampleFn:
+    """The sampler of these knobs; most of them share one."""
+    config = SamplerConfig(
+      guided=settings["cfg_scale"] > 0,
+      gumbel_smooth=settings["gumbel_smooth"],
+      # Without smoothing one program serves both.
+      smooth_filtered=settings["gumbel_smooth"] and settings["smooth_filtered"],
+      refine=REFINEMENTS[settings["refine"]],
+    )
+    if config not in self._samplers:
+      self._samplers[config] = build_sampler(
+        self.star, self.vqvae, config, self._head
+      )
+    return self._samplers[config]
+
+  def _of_tokenizer(self, method: str):
+    def run(params, x):
+      return self.vqvae.apply({"params": params["tokenizer"]}, x, method=method)
+
+    return run
