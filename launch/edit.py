@@ -37,6 +37,9 @@ CFG_SCALE = flags.DEFINE_float("cfg_scale", None, "Guidance, 0 = off.")
 TOP_K = flags.DEFINE_integer("top_k", None, "Tokens kept a draw, 0 = all.")
 TOP_P = flags.DEFINE_float("top_p", None, "Nucleus in (0, 1], 1 = all.")
 TEMPERATURE = flags.DEFINE_float("temperature", None, "Above 0; 1 = as is.")
+ASPECT = flags.DEFINE_string(
+  "aspect", None, "Width : height that the picture is cropped to."
+)
 
 
 def main(argv):
@@ -60,6 +63,7 @@ def main(argv):
     top_k=TOP_K.value,
     top_p=TOP_P.value,
     temperature=TEMPERATURE.value,
+    aspect=ASPECT.value,
   )
 
 

@@ -40,7 +40,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Prompt i draws from (seed, i).")
 # None: the bundle says what suits its model.
 CFG_SCALE = flags.DEFINE_float(
   "cfg_scale", None, "Guidance, 0 = off. Default: what the bundle recommends,"
-  " as for the next six."
+  " as for the next seven."
 )  # fmt: skip
 TOP_K = flags.DEFINE_integer("top_k", None, "Tokens kept a draw, 0 = all.")
 TOP_P = flags.DEFINE_float("top_p", None, "Nucleus in (0, 1], 1 = all.")
@@ -56,6 +56,12 @@ REFINE = flags.DEFINE_string(
   None,
   "Stable sampling of the last scales by the refinement head, if the bundle has"
   " one: off, head or transformer_first.",
+)
+ASPECT = flags.DEFINE_string(
+  "aspect",
+  None,
+  "Width : height of the pictures, such as 16:9; needs a model without learned"
+  " positions.",
 )
 BATCH = flags.DEFINE_integer("batch", 4, "Most pictures drawn at once.")
 SHEET = flags.DEFINE_boolean("sheet", True, "Write contact_sheet.png.")
@@ -86,6 +92,7 @@ def main(argv):
       "gumbel_smooth": GUMBEL_SMOOTH.value,
       "smooth_filtered": SMOOTH_FILTERED.value,
       "refine": REFINE.value,
+      "aspect": ASPECT.value,
     },
     sheet=SHEET.value,
     strip=STRIP.value,

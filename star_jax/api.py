@@ -32,18 +32,10 @@ from star_jax.inputs import (
   to_model_input,
 )
 from star_jax.model.condition import Given
-from star_jax.model.refine import RefineHead
-from star_jax.model.star import Star
 from star_jax.pictures import Recipe
-from star_jax.sampling.likelihood import build_log_prob, log_prob_in_batches
-from star_jax.sampling.rounds import REFINEMENTS
-from star_jax.sampling.sampler import (
-  Knobs,
-  SamplerConfig,
-  build_sampler,
-  build_scale_decoder,
-  sample_keys,
-)
+from star_jax.programs import Programs
+from star_jax.sampling.likelihood import log_prob_in_batches
+from star_jax.sampling.sampler import Knobs, sample_keys
 from star_jax.sampling.settings import (
   SAMPLING_KEYS,
   check_integer,
@@ -51,8 +43,8 @@ from star_jax.sampling.settings import (
   check_settings,
   with_later_knobs,
 )
+from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import TextEncoder
-from star_jax.tokenizer.vqvae import VQVAE
 
 MAX_BATCH = 16
 
@@ -114,21 +106,20 @@ class StarPipeline:
     use_compilation_cache()
     self.bundle = bundle
     self.image_size = bundle.tokenizer_config.image_size
-    self._vqvae = VQVAE(bundle.tokenizer_config)
-    self._star = Star(bundle.star_config) if bundle.star_config else None
-    self._head = None
-    if bundle.refine_config:
-      self._head = RefineHead(bundle.star_config, bundle.refine_config)
     self._params = jax.device_put(bundle.params)
     self._given_encoder = text_encoder
     self._text_path = text_path
-    self._decode_scales = build_scale_decoder(self._vqvae)
-    self._samplers: dict[SamplerConfig, Any] = {}
-    self._encode = jax.jit(self._tokenizer_method("encode"))
-    self._decode = jax.jit(self._tokenizer_method("tokens_to_image"))
-    self._log_prob = (
-      build_log_prob(self._star, self._vqvae) if self._star else None
-    )
+    self._programs: dict[str, Programs] = {}
+
+  def programs(self, aspect: str = OWN_ASPECT) -> Programs:
+    """What is compiled for pictures of one shape.
+
+    Raises:
+      ValueError: an unknown ratio, or a model that cannot draw it.
+    """
+    if aspect not in self._programs:
+      self._programs[aspect] = Programs(self.bundle, aspect)
+    return self._programs[aspect]
 
   # --- prompts to pictures ---
 
@@ -181,6 +172,8 @@ class StarPipeline:
         refine: stable sampling of the last scales, "off", "head" or
           "transformer_first", see `sampling.rounds`; without a refinement head
           a warning says that it is off.
+        aspect: width : height of the pictures, one of `scales.ASPECTS`; "own":
+          as the model was made. Each shape compiles once.
 
     Raises:
       ValueError: an option outside its range, or no prompt.
@@ -263,7 +256,8 @@ class StarPipeline:
     settings = check_settings(
       {**self.bundle.sampling, **chosen}, self.bundle.star_config.vocab_size
     )
-    if settings["refine"] != "off" and self._head is None:
+    self.programs(settings["aspect"])  # refuses a shape that it cannot draw
+    if settings["refine"] != "off" and self.bundle.refine_config is None:
       warnings.warn(
         f"The bundle {self.bundle.path} has no refinement head; it samples"
         " without.",
@@ -287,7 +281,8 @@ class StarPipeline:
     images = [pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]]
     scales = None
     if return_scales:
-      image_KBHW3 = self._decode_scales(self._params, out.f_hats_KBhwCv[:-1])
+      decode = self.programs(first.settings["aspect"]).decode_scales
+      image_KBHW3 = decode(self._params, out.f_hats_KBhwCv[:-1])
       scales = [
         [pictures.to_pil(x) for x in image_KHW3] + [image]
         for image_KHW3, image in zip(
@@ -301,18 +296,8 @@ class StarPipeline:
 
     Row i draws from fold_in(key(seed), indices[i]); `edit` as in the sampler.
     """
-    config = SamplerConfig(
-      guided=settings["cfg_scale"] > 0,
-      gumbel_smooth=settings["gumbel_smooth"],
-      # Without smoothing one program serves both.
-      smooth_filtered=settings["gumbel_smooth"] and settings["smooth_filtered"],
-      refine=REFINEMENTS[settings["refine"]],
-    )
-    if config not in self._samplers:
-      self._samplers[config] = build_sampler(
-        self._star, self._vqvae, config, self._head
-      )
-    return self._samplers[config](
+    sampler = self.programs(settings["aspect"]).sampler(settings)
+    return sampler(
       self._params,
       given,
       self._null,
@@ -332,29 +317,41 @@ class StarPipeline:
 
   # --- pictures to tokens and back ---
 
-  def encode(self, picture) -> np.ndarray:
+  def encode(self, picture, *, aspect: str = OWN_ASPECT) -> np.ndarray:
     """Tokens int32 [L] of a picture (PIL image, uint8 array or path)."""
-    image_HW3 = to_model_input(picture, self.image_size)
-    return np.asarray(self._encode(self._params, image_HW3[None]))[0]
+    programs = self.programs(aspect)
+    image_HW3 = to_model_input(picture, programs.image_size)
+    return np.asarray(programs.encode(self._params, image_HW3[None]))[0]
 
-  def decode(self, tokens: Sequence[int]) -> Image.Image:
+  def decode(
+    self, tokens: Sequence[int], *, aspect: str = OWN_ASPECT
+  ) -> Image.Image:
     """The picture of L tokens.
 
     Raises:
       ValueError: another number of tokens, or a value outside the codebook.
     """
-    idx_BL = check_tokens([tokens], self.bundle.tokenizer_config)
-    return pictures.to_pil(np.asarray(self._decode(self._params, idx_BL))[0])
+    programs = self.programs(aspect)
+    idx_BL = check_tokens([tokens], programs.vqvae.config)
+    return pictures.to_pil(np.asarray(programs.decode(self._params, idx_BL))[0])
 
   # --- likelihood ---
 
-  def log_prob(self, picture, prompt: str, *, per_scale: bool = False):
+  def log_prob(
+    self,
+    picture,
+    prompt: str,
+    *,
+    per_scale: bool = False,
+    aspect: str = OWN_ASPECT,
+  ):
     """log p(tokens of the picture | prompt) in nats, without guidance.
 
     Args:
       picture: PIL image, uint8 array, path, or int [L] tokens.
       prompt: may be empty.
       per_scale: return float64 [K], whose sum is the value.
+      aspect: the shape of the picture, see `sample_all`.
 
     Returns:
       A float, or an array with `per_scale`.
@@ -364,8 +361,10 @@ class StarPipeline:
       and picture.ndim == 1
       and np.issubdtype(picture.dtype, np.integer)
     )
-    tokens = picture if is_tokens else self.encode(picture)
-    out = self.log_prob_batch([tokens], [prompt], per_scale=per_scale)[0]
+    tokens = picture if is_tokens else self.encode(picture, aspect=aspect)
+    out = self.log_prob_batch(
+      [tokens], [prompt], per_scale=per_scale, aspect=aspect
+    )[0]
     return out if per_scale else float(out)
 
   def log_prob_batch(
@@ -375,6 +374,7 @@ class StarPipeline:
     *,
     per_scale: bool = False,
     batch: int = MAX_BATCH,
+    aspect: str = OWN_ASPECT,
   ) -> np.ndarray:
     """log p(tokens b | prompt b) in nats, by teacher forcing.
 
@@ -382,7 +382,8 @@ class StarPipeline:
       float64 [B], or [B, K] with `per_scale`.
     """
     self._need_model()
-    tokens_BL = check_tokens(tokens_BL, self.bundle.tokenizer_config)
+    programs = self.programs(aspect)
+    tokens_BL = check_tokens(tokens_BL, programs.vqvae.config)
     prompts = prompt_list(prompts)
     if len(prompts) != len(tokens_BL):
       raise ValueError(
@@ -390,7 +391,7 @@ class StarPipeline:
         f" {len(prompts)} prompts."
       )
     log_p_BK = log_prob_in_batches(
-      functools.partial(self._log_prob, self._params),
+      functools.partial(programs.log_prob, self._params),
       tokens_BL,
       prompts,
       self.condition_encoder.encode,
@@ -427,16 +428,8 @@ class StarPipeline:
   # --- checks ---
 
   def _need_model(self) -> None:
-    if self._star is None:
+    if self.bundle.star_config is None:
       raise ValueError(
         f"The bundle {self.bundle.path} holds a tokenizer alone; it encodes"
         " and decodes, but does not draw."
       )
-
-  def _tokenizer_method(self, method: str):
-    def run(params, x):
-      return self._vqvae.apply(
-        {"params": params["tokenizer"]}, x, method=method
-      )
-
-    return run

@@ -19,6 +19,7 @@ from star_jax.data import transforms
 from star_jax.inputs import open_picture, prompt_list, to_model_input
 from star_jax.sampling.editing import Edit, box_mask, keep_tokens
 from star_jax.sampling.settings import check_integer, check_seed
+from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.resize import area_matrix
 
 if TYPE_CHECKING:
@@ -87,15 +88,15 @@ def edit(
   (prompt,) = prompt_list([prompt])
   check_seed(seed)
   check_integer("count", count, 1, None)
-  schedule = star.bundle.tokenizer_config.schedule
-  change_hw = _change(star, picture, box, mask)
+  tokenizer = star.programs(settings["aspect"]).vqvae.config
+  change_hw = _change(tokenizer, picture, box, mask)
   if outpaint:
     change_hw = ~change_hw
   if change_hw.all() or not change_hw.any():
     left = "keep" if change_hw.all() else "draw"
     raise ValueError(f"The mask leaves nothing to {left}.")
-  keep_L = keep_tokens(schedule, ~change_hw)
-  tokens_L = star.encode(picture)
+  keep_L = keep_tokens(tokenizer.schedule, ~change_hw)
+  tokens_L = star.encode(picture, aspect=settings["aspect"])
   rows = np.zeros(count, int)
   out = star.run_sampler(
     settings,
@@ -104,9 +105,10 @@ def edit(
     np.arange(count),
     Edit(np.stack([tokens_L] * count), np.stack([keep_L] * count), ~change_hw),
   )
-  before = transforms.to_uint8(to_model_input(picture, star.image_size))
+  size = tokenizer.image_size
+  before = transforms.to_uint8(to_model_input(picture, size))
   masked = before.copy()
-  masked[_grow(change_hw, star.image_size)] = MASKED
+  masked[_grow(change_hw, size)] = MASKED
   return Edited(
     images=[pictures.to_pil(x) for x in np.asarray(out.image_BHW3)],
     before=Image.fromarray(before),
@@ -116,9 +118,9 @@ def edit(
   )
 
 
-def _change(star, picture, box, mask) -> np.ndarray:
+def _change(tokenizer: VQVAEConfig, picture, box, mask) -> np.ndarray:
   """bool [h, w] of the last grid, True where to draw anew."""
-  grid = star.bundle.tokenizer_config.schedule.final_grid
+  grid, image_size = tokenizer.schedule.final_grid, tokenizer.image_size
   if (box is None) == (mask is None):
     given = "neither" if box is None else "both"
     raise ValueError(f"An edit takes a box or a mask, got {given}.")
@@ -130,8 +132,8 @@ def _change(star, picture, box, mask) -> np.ndarray:
       f"The mask is as large as the picture, {size[0]} x {size[1]} pixels, got"
       f" {mask.size[0]} x {mask.size[1]}."
     )
-  share_HW = to_model_input(mask, star.image_size).mean(-1) > 0
-  rows, columns = (area_matrix(n, m) for n, m in zip(star.image_size, grid))
+  share_HW = to_model_input(mask, image_size).mean(-1) > 0
+  rows, columns = (area_matrix(n, m) for n, m in zip(image_size, grid))
   return rows @ share_HW.astype(np.float32) @ columns.T > 0.5
 
 

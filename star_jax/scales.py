@@ -30,6 +30,8 @@ ROPE_COORDS = ("checkpoint", "paper", "longer_side")
 ASPECTS = (
   "1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3", "2:1", "1:2",
 )  # fmt: skip
+# In place of a ratio: the shape of the schedule at hand.
+OWN_ASPECT = "own"
 # How much more a wrong area counts than a wrong ratio, both as logarithms.
 _AREA_WEIGHT = 2.0
 
@@ -96,21 +98,19 @@ class ScaleSchedule:
     the number of scales and what a level means stay the same.
 
     Args:
-      aspect: width : height, one of ASPECTS.
+      aspect: width : height, one of ASPECTS; or OWN_ASPECT, which changes
+        nothing.
 
     Raises:
       ValueError: another ratio, with the nearest one of the list; or this
         schedule is not square.
     """
+    check_aspect(aspect)
+    if aspect == OWN_ASPECT:
+      return self
     if any(h != w for h, w in self.grids):
       raise ValueError(
         f"An aspect ratio starts from square grids, got {self.grids}."
-      )
-    if aspect not in ASPECTS:
-      near = nearest_aspect(aspect)
-      raise ValueError(
-        f"An aspect ratio is one of {', '.join(ASPECTS)}, got {aspect!r}"
-        + (f"; the nearest is {near}." if near else ".")
       )
     ratio = _ratio(aspect)
     return ScaleSchedule(tuple(_grid_of(h, ratio) for h, _ in self.grids))
@@ -192,6 +192,17 @@ class ScaleSchedule:
       axes.append(axis)
     y, x = np.meshgrid(*axes, indexing="ij")
     return y.reshape(-1), x.reshape(-1)
+
+
+def check_aspect(aspect: str) -> None:
+  """ValueError unless it is OWN_ASPECT or one of ASPECTS; names the nearest."""
+  if aspect in (OWN_ASPECT, *ASPECTS):
+    return
+  near = nearest_aspect(aspect)
+  raise ValueError(
+    f"An aspect ratio is one of {', '.join(ASPECTS)}, got {aspect!r}"
+    + (f"; the nearest is {near}." if near else ".")
+  )
 
 
 def nearest_aspect(aspect: str) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from star_jax.bundle import save_bundle
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
-from star_jax.scales import ScaleSchedule
+from star_jax.scales import OWN_ASPECT, ScaleSchedule
 from star_jax.shapes import expected_shapes
 from star_jax.text.encoder import load_text_encoder
 from star_jax.text.settings import TextSettings
@@ -29,6 +29,7 @@ SAMPLING = {
   "gumbel_smooth": False,
   "smooth_filtered": False,
   "refine": "off",
+  "aspect": OWN_ASPECT,
 }
 
 

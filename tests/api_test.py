@@ -73,10 +73,11 @@ def test_tokens_do_not_depend_on_how_prompts_are_batched(star, drawn):
 
 def test_requests_of_one_bucket_and_other_knobs_compile_once(star):
   star.sample(PROMPTS[:3], seed=0, cfg_scale=1.0)
-  sizes = [run._cache_size() for run in star._samplers.values()]
+  samplers = star.programs()._samplers
+  sizes = [run._cache_size() for run in samplers.values()]
   star.sample(PROMPTS[:4], seed=9, cfg_scale=3.0, top_k=5, top_p=0.9)
   star.sample(PROMPTS[1:], seed=1, temperature=0.5)
-  assert [run._cache_size() for run in star._samplers.values()] == sizes
+  assert [run._cache_size() for run in samplers.values()] == sizes
 
 
 def test_a_recipe_redraws_the_same_picture(star, drawn, tmp_path):
@@ -130,10 +131,10 @@ def test_log_prob_sums_the_teacher_forced_log_softmax(star, drawn):
 
   @jax.jit
   def teacher_forced(params, idx_BL, text):
-    x_BLCv = star._vqvae.apply(
+    x_BLCv = star.programs().vqvae.apply(
       {"params": params["tokenizer"]}, idx_BL, method="teacher_forcing_input"
     )
-    return star._star.apply({"params": params["star"]}, x_BLCv, text)
+    return star.programs().star.apply({"params": params["star"]}, x_BLCv, text)
 
   text = star.text_encoder.encode([prompt])
   logits_BLV = teacher_forced(star.bundle.params, tokens[None], text)

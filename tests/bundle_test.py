@@ -58,12 +58,13 @@ def test_float32_comes_back_exactly(parts, tmp_path):
 
 def test_a_bundle_from_before_a_knob_draws_as_it_did(saved):
   old = dict(testing.SAMPLING)
-  del old["smooth_filtered"], old["refine"]
+  del old["smooth_filtered"], old["refine"], old["aspect"]
   edit_header(saved, sampling=old)
   assert B.load_bundle(saved).sampling == {
     **old,
     "smooth_filtered": True,
     "refine": "off",
+    "aspect": "own",
   }
 
 

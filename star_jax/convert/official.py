@@ -18,6 +18,7 @@ from star_jax.convert.state_dict import Converted
 from star_jax.convert.var import converted_var
 from star_jax.convert.vqvae import converted_vqvae
 from star_jax.model.config import StarConfig
+from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import load_text_encoder, text_encoder_names
 from star_jax.text.settings import TextSettings
 from star_jax.tokenizer.config import VQVAEConfig
@@ -31,6 +32,7 @@ VAR_SAMPLING = {
   "gumbel_smooth": False,
   "smooth_filtered": True,
   "refine": "off",
+  "aspect": OWN_ASPECT,
 }
 STAR_SAMPLING = {
   **VAR_SAMPLING,

@@ -195,6 +195,28 @@ class StarConfig:
     last = 0 if self.prediction == "token" else self.schedule.lengths[-1]
     return self.schedule.num_tokens - last
 
+  def with_schedule(self, schedule: ScaleSchedule) -> StarConfig:
+    """The same parameters for grids of other shapes, as many as before.
+
+    Raises:
+      ValueError: learned positions, which have a row for every token of the old
+        grids; or another number of scales.
+    """
+    if schedule == self.schedule:
+      return self
+    if "absolute" in self.position:
+      raise ValueError(
+        "This model has learned positions, which fit its own grids"
+        f" {self.schedule.grids} alone; other shapes need one with position"
+        " 'rope' or 'sinusoidal'."
+      )
+    if schedule.num_scales != self.schedule.num_scales:
+      raise ValueError(
+        f"This model has {self.schedule.num_scales} scales, got"
+        f" {schedule.num_scales}."
+      )
+    return dataclasses.replace(self, schedule=schedule)
+
   def to_dict(self) -> dict[str, Any]:
     """JSON-able; the schedule becomes a list of [h, w]."""
     out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

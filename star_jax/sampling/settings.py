@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from star_jax.sampling.rounds import REFINEMENTS
+from star_jax.scales import OWN_ASPECT, check_aspect
 
 SAMPLING_KEYS = (
   "cfg_scale", "top_k", "top_p", "temperature", "gumbel_smooth",
-  "smooth_filtered", "refine",
+  "smooth_filtered", "refine", "aspect",
 )  # fmt: skip
 _SWITCHES = ("gumbel_smooth", "smooth_filtered")
 # Knobs that came later, as programs behaved before they were there.
-_BEFORE = {"smooth_filtered": True, "refine": "off"}
+_BEFORE = {"smooth_filtered": True, "refine": "off", "aspect": OWN_ASPECT}
 
 
 def with_later_knobs(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,12 @@ def check_settings(
     raise ValueError(
       f"refine is one of {', '.join(REFINEMENTS)}, got {settings['refine']!r}."
     )
-  return out | {"top_k": int(top_k), "refine": settings["refine"]}
+  check_aspect(settings["aspect"])
+  return out | {
+    "top_k": int(top_k),
+    "refine": settings["refine"],
+    "aspect": settings["aspect"],
+  }
 
 
 def _check_number(name: str, value) -> float:

@@ -137,6 +137,12 @@ class VQVAEConfig:
     h, w = self.schedule.final_grid
     return h * self.downsample, w * self.downsample
 
+  def with_aspect(self, aspect: str) -> VQVAEConfig:
+    """The same tokenizer for pictures of another shape, see
+    `ScaleSchedule.with_aspect`; its parameters do not know the shape."""
+    schedule = self.schedule.with_aspect(aspect)
+    return dataclasses.replace(self, schedule=schedule)
+
   def to_dict(self) -> dict[str, Any]:
     """JSON-able; the schedule is a list of [height, width] pairs."""
     # Not `asdict`: it would descend into the schedule.

@@ -18,6 +18,7 @@ from star_jax.sampling.sampler import (
   build_sampler,
   sample_keys,
 )
+from star_jax.scales import OWN_ASPECT
 from star_jax.text.settings import TextSettings
 from star_jax.train.token_data import TokenData
 
@@ -87,6 +88,7 @@ def sampling_of_bundle(config, classes: bool) -> dict[str, Any]:
     # As in VAR, and as in STAR.
     "smooth_filtered": classes,
     "refine": "off",
+    "aspect": OWN_ASPECT,
   }
 
 
