@@ -55,6 +55,10 @@ def training(stage: str) -> ConfigDict:
   c.data_options = data.options()
   if stage == "transformer":
     c.progressive = progressive()
+  if stage != "tokenizer":
+    # Shapes of pictures to train on, such as ("1:1", "16:9"), each batch of
+    # one; (): the tokenizer's own.
+    c.aspects = ()
   # Of the exported weights.
   c.licence = "CC BY-SA 4.0; the art they were trained on is listed in NOTICE."
   return c

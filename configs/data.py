@@ -52,6 +52,7 @@ def options() -> ConfigDict:
       flip=False,  # breaks "left of", letters and arrows
       small="enlarge",  # pictures smaller than the crop; or "skip"
       max_bad_share=0.05,  # of unusable files
+      max_crop=1.0,  # largest share of a picture that may be cut off
       classes=False,  # captions are the names of the folders the files lie in
     )
   )

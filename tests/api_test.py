@@ -258,3 +258,44 @@ def test_buckets_are_powers_of_two():
 def test_the_encoder_of_the_tiny_bundle_is_the_installed_one(star):
   encoder = load_text_encoder(testing.TEXT_ENCODER, testing.TEXT_TOKENS)
   assert star.bundle.text == bundle.TextSettings.of(encoder)
+
+
+def test_one_model_draws_pictures_of_every_shape(star, tmp_path):
+  wide = star.sample_all(PROMPTS[:2], seed=5, aspect="16:9", return_scales=True)
+  assert [image.size for image in wide.images] == [(16, 8)] * 2
+  assert wide.tokens_BL.shape == (2, 1 + 4 + 8)
+  assert [len(scales) for scales in wide.scales] == [3] * 2
+  high = star.sample(PROMPTS[:2], seed=5, aspect="9:16")
+  assert [image.size for image in high] == [(8, 16)] * 2
+  # As many tokens, another order of the picture.
+  assert np.any(
+    np.asarray(high[0]) != np.asarray(wide.images[0]).swapaxes(0, 1)
+  )
+  # The picture says its shape, and is drawn again.
+  pictures.save_png(wide.images[1], tmp_path / "x.png", wide.recipes[1])
+  again = star.redraw(pictures.read_recipe(tmp_path / "x.png"))
+  assert_same(again.images[0], wide.images[1])
+  # Other prompts and knobs of this shape compile nothing.
+  samplers = star.programs("16:9")._samplers
+  sizes = [run._cache_size() for run in samplers.values()]
+  star.sample(PROMPTS[2:], seed=1, aspect="16:9", top_k=3)
+  assert [run._cache_size() for run in samplers.values()] == sizes
+  tokens = star.encode(wide.images[0], aspect="16:9")
+  assert star.decode(tokens, aspect="16:9").size == (16, 8)
+  assert star.log_prob(tokens, PROMPTS[0], aspect="16:9") < 0
+  with pytest.raises(ValueError, match="A picture is 14 tokens"):
+    star.decode(tokens)
+
+
+def test_a_square_asked_for_is_the_square_it_draws_anyway(star, drawn):
+  square = star.sample(PROMPTS, seed=5, aspect="1:1", return_tokens=True)
+  assert_same(square.tokens_BL, drawn.tokens_BL)
+
+
+def test_shapes_that_cannot_be_drawn_are_refused(star):
+  with pytest.raises(ValueError, match=r"one of 1:1, .* got '1:3'.* is 1:2\."):
+    star.sample("a heart", aspect="1:3")
+  with pytest.raises(ValueError, match=r"got 'wide'\.$"):
+    star.sample("a heart", aspect="wide")
+  with pytest.raises(ValueError, match="learned positions, which fit its own"):
+    star_jax.load().sample("a heart", aspect="16:9")

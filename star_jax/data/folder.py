@@ -112,8 +112,11 @@ class FolderSource:
     small: what to do with pictures smaller than the crop, "enlarge" or "skip"
       (counts as unusable).
     max_bad_share: largest acceptable share of unusable pairs.
+    max_crop: largest share of a picture that the crop may cut off; a picture
+      that loses more counts as unusable.
     classes: the caption of a picture is the name of the folder that it lies
       in; there are no caption files.
+    found: what `find_pictures` says, if it has been asked already.
 
   Raises:
     ValueError: no such folder, no pairs, too many unusable ones, or an
@@ -131,37 +134,80 @@ class FolderSource:
     flip: bool,
     small: str,
     max_bad_share: float,
+    max_crop: float = 1.0,
     classes: bool = False,
+    found: Found | None = None,
   ):
     check_split(split)
     if crop not in transforms.CROPS:
       raise ValueError(
         f"crop is one of {', '.join(transforms.CROPS)}, got {crop!r}."
       )
-    if small not in SMALL:
-      raise ValueError(f"small is one of {', '.join(SMALL)}, got {small!r}.")
     if not 0 <= heldout_share < 1:
       raise ValueError(f"heldout_share is in [0, 1), got {heldout_share!r}.")
-    if not str(folder):
-      raise ValueError(
-        "No folder of pictures was given; set config.data_options.folder.path."
+    self.size = tuple(size)
+    if found is None:
+      found = find_pictures(
+        folder,
+        (self.size,),
+        small=small,
+        max_crop=max_crop,
+        max_bad_share=max_bad_share,
+        classes=classes,
       )
     self.folder = Path(folder)
-    if not self.folder.is_dir():
-      raise ValueError(f"There is no folder {str(folder)!r}.")
-    self.size = tuple(size)
     train = split != "heldout"
     self._crop = crop if train else "centre"
     self._flip = flip and train
-    good, self.failures, self.num_enlarged = self._scan(small, classes)
-    self._check_share(len(good), max_bad_share)
-    held = _heldout_names([p.name for p in good], heldout_share)
-    self.pairs = [p for p in good if (p.name not in held) == train]
+    self.failures, self.num_enlarged = found.failures, found.num_enlarged
+    self.pairs = found.of_split(self.size, split, heldout_share)
     if not self.pairs:
       raise ValueError(
-        f"None of the {len(good)} pictures in {self.folder} fall into the"
-        f" split {split!r}; change heldout_share ({heldout_share})."
+        f"None of the {len(found.pairs[self.size])} pictures in {self.folder}"
+        f" fall into the split {split!r}; change heldout_share"
+        f" ({heldout_share})."
       )
+
+  @classmethod
+  def of_sizes(
+    cls,
+    folder: str | Path,
+    sizes: Sequence[tuple[int, int]],
+    split: str,
+    *,
+    heldout_share: float,
+    small: str,
+    max_bad_share: float,
+    max_crop: float,
+    classes: bool,
+    **options,
+  ) -> dict[tuple[int, int], FolderSource]:
+    """A source for each size, of the pictures whose shape is nearest to it.
+
+    Args:
+      sizes: (H, W) of each.
+
+    Returns:
+      By size, without those that no picture is nearest to.
+    """
+    common = dict(
+      small=small, max_bad_share=max_bad_share, max_crop=max_crop,
+      classes=classes,
+    )  # fmt: skip
+    found = find_pictures(folder, sizes, **common)
+    return {
+      size: cls(
+        folder,
+        size,
+        split,
+        heldout_share=heldout_share,
+        found=found,
+        **common,
+        **options,
+      )
+      for size in found.pairs
+      if found.of_split(size, split, heldout_share)
+    }
 
   def __len__(self) -> int:
     return len(self.pairs)
@@ -178,64 +224,136 @@ class FolderSource:
       image = np.ascontiguousarray(image[:, ::-1])
     return image, caption, {"source": "folder", "name": pair.name}
 
-  def _scan(self, small: str, classes: bool):
-    """(usable pairs, {name: reason}, number of enlarged ones)."""
-    files = [
-      path
-      for path in sorted(self.folder.rglob("*"))
-      if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    ]
-    if not files:
-      raise ValueError(
-        f"{self.folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)})."
-      )
 
-    def check(path: Path):
-      try:
-        if classes:
-          captions = (_class_of(path, self.folder),)
-        else:
-          captions = read_captions(_caption_file(path))
-        image = open_rgb(path, max(self.size))
-        tiny = transforms.is_smaller(image, self.size)
-        if tiny and small == "skip":
-          raise ValueError(
-            f"{image.height} x {image.width} pixels are fewer than the crop"
-            f" of {self.size[0]} x {self.size[1]}"
-          )
-      except ValueError as error:
-        return str(error), False
-      return captions, tiny
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """The pictures of a folder.
 
-    good, failures, enlarged = [], {}, 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-      for path, (found, tiny) in zip(files, pool.map(check, files)):
-        name = path.relative_to(self.folder).as_posix()
-        if isinstance(found, str):
-          failures[name] = found
-        else:
-          good.append(Pair(name, found))
-          enlarged += tiny
-    return good, failures, enlarged
+  pairs: usable ones by the size (H, W) that they are cropped to, which is the
+  nearest in shape. failures: what was skipped -> the reason. num_enlarged: how
+  many are smaller than their crop.
+  """
 
-  def _check_share(self, num_good: int, max_bad_share: float) -> None:
-    bad = len(self.failures)
-    total = num_good + bad
-    if not bad:
-      return
-    named = "; ".join(
-      f"{name}: {reason}"
-      for name, reason in list(self.failures.items())[:_NAMED]
+  pairs: dict[tuple[int, int], list[Pair]]
+  failures: dict[str, str]
+  num_enlarged: int
+
+  def of_split(
+    self, size: tuple[int, int], split: str, heldout_share: float
+  ) -> list[Pair]:
+    """Those of one size in a split."""
+    held = _heldout_names([p.name for p in self.pairs[size]], heldout_share)
+    heldout = split == "heldout"
+    return [p for p in self.pairs[size] if (p.name in held) == heldout]
+
+
+def find_pictures(
+  folder: str | Path,
+  sizes: Sequence[tuple[int, int]],
+  *,
+  small: str,
+  max_crop: float,
+  max_bad_share: float,
+  classes: bool,
+) -> Found:
+  """Opens every picture of a folder once; arguments as of `FolderSource`.
+
+  Raises:
+    ValueError: no such folder, no pictures, or too many unusable ones.
+  """
+  if small not in SMALL:
+    raise ValueError(f"small is one of {', '.join(SMALL)}, got {small!r}.")
+  if not 0 < max_crop <= 1:
+    raise ValueError(f"max_crop is in (0, 1], 1 is no limit, got {max_crop!r}.")
+  if not str(folder):
+    raise ValueError(
+      "No folder of pictures was given; set config.data_options.folder.path."
     )
-    if bad > _NAMED:
-      named += f"; and {bad - _NAMED} more"
-    counted = f"{bad} of {total} pictures in {self.folder} cannot be used"
-    if bad > max_bad_share * total:
-      raise ValueError(
-        f"{counted}, more than the accepted share max_bad_share ="
-        f" {max_bad_share:g} ({named})."
-      )
-    warnings.warn(f"{counted} and are skipped ({named}).", stacklevel=3)
+  folder = Path(folder)
+  if not folder.is_dir():
+    raise ValueError(f"There is no folder {str(folder)!r}.")
+  files = [
+    path
+    for path in sorted(folder.rglob("*"))
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+  ]
+  if not files:
+    raise ValueError(
+      f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)})."
+    )
+  sizes = [tuple(size) for size in sizes]
+  least = max(max(size) for size in sizes)
+
+  def check(path: Path):
+    try:
+      if classes:
+        captions = (_class_of(path, folder),)
+      else:
+        captions = read_captions(_caption_file(path))
+      image = open_rgb(path, least)
+      size = min(sizes, key=lambda size: transforms.cropped_share(image, size))
+      return captions, size, _check_crop(image, size, small, max_crop)
+    except ValueError as error:
+      return str(error)
+
+  found = Found({size: [] for size in sizes}, {}, 0)
+  enlarged = 0
+  with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    for path, outcome in zip(files, pool.map(check, files)):
+      name = path.relative_to(folder).as_posix()
+      if isinstance(outcome, str):
+        found.failures[name] = outcome
+        continue
+      captions, size, tiny = outcome
+      found.pairs[size].append(Pair(name, captions))
+      enlarged += tiny
+  _check_share(folder, found.failures, len(files), max_bad_share)
+  return dataclasses.replace(found, num_enlarged=enlarged)
+
+
+def _check_crop(
+  image: Image.Image, size: tuple[int, int], small: str, max_crop: float
+) -> bool:
+  """Whether the crop enlarges the picture.
+
+  Raises:
+    ValueError: it may not, or it cuts off too much.
+  """
+  tiny = transforms.is_smaller(image, size)
+  if tiny and small == "skip":
+    raise ValueError(
+      f"{image.height} x {image.width} pixels are fewer than the crop of"
+      f" {size[0]} x {size[1]}"
+    )
+  lost = transforms.cropped_share(image, size)
+  if lost > max_crop:
+    raise ValueError(
+      f"the crop to {size[0]} x {size[1]} cuts off {lost:.0%} of its"
+      f" {image.height} x {image.width} pixels, more than max_crop ="
+      f" {max_crop:g}"
+    )
+  return tiny
+
+
+def _check_share(
+  folder: Path, failures: dict[str, str], total: int, max_bad_share: float
+) -> None:
+  """Warns of what is skipped; ValueError if it is too much."""
+  bad = len(failures)
+  if not bad:
+    return
+  named = "; ".join(
+    f"{name}: {reason}" for name, reason in list(failures.items())[:_NAMED]
+  )
+  if bad > _NAMED:
+    named += f"; and {bad - _NAMED} more"
+  counted = f"{bad} of {total} pictures in {folder} cannot be used"
+  if bad > max_bad_share * total:
+    raise ValueError(
+      f"{counted}, more than the accepted share max_bad_share ="
+      f" {max_bad_share:g} ({named})."
+    )
+  warnings.warn(f"{counted} and are skipped ({named}).", stacklevel=4)
 
 
 def _caption_file(path: Path) -> Path:

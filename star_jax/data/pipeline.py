@@ -9,7 +9,7 @@ function of (seed, n), whatever the number of threads or workers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -30,6 +30,13 @@ from star_jax.data.sources import (
 )
 
 SOURCES = ("icons", "scenes", "mixture", "folder", "digits", "synthetic")
+
+
+class Bucket(NamedTuple):
+  """Sources of pictures of one size, and their share of the batches."""
+
+  sources: Mapping[str, Weighted]
+  share: float
 
 
 def build_sources(config, split: str) -> dict[str, Weighted]:
@@ -73,6 +80,38 @@ def build_sources(config, split: str) -> dict[str, Weighted]:
     name: Weighted(make[name](store, config, size, split), weight)
     for name, weight in weights.items()
   }
+
+
+def build_bucket_sources(
+  config, split: str, sizes: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Bucket]:
+  """The same for pictures of several sizes.
+
+  A folder's pictures go to the size whose shape is nearest to theirs, the
+  others are drawn in every size.
+
+  Args:
+    config, split: as in `build_sources`; `config.size` is not looked at.
+    sizes: (H, W) of each bucket.
+
+  Returns:
+    By size; a size that no picture of a folder is nearest to is left out.
+  """
+  if config.source == "folder":
+    options = dict(config.folder)
+    folders = FolderSource.of_sizes(
+      options.pop("path"), sizes, split, **options
+    )
+    return {
+      size: Bucket({"folder": Weighted(source, 1.0)}, len(source))
+      for size, source in folders.items()
+    }
+  options = config.copy_and_resolve_references()
+  out = {}
+  for size in sizes:
+    options.size = tuple(size)
+    out[tuple(size)] = Bucket(build_sources(options, split), 1.0)
+  return out
 
 
 def _icons(store, config, size, split) -> IconSource:
@@ -126,6 +165,7 @@ def build_dataset(
   batch_size: int,
   seed: int,
   *,
+  sources: Mapping[str, Weighted] | None = None,
   shard_index: int | None = None,
   shard_count: int | None = None,
 ) -> grain.DatasetIterator:
@@ -137,6 +177,7 @@ def build_dataset(
     split: "train", "seen" or "heldout".
     batch_size: examples a batch in this process.
     seed: order and augmentation.
+    sources: instead of what `build_sources` makes of config and split.
     shard_index, shard_count: this process's share of the examples; by
       default that of `jax.process_index()`.
 
@@ -150,7 +191,7 @@ def build_dataset(
     raise ValueError(f"A batch has at least one example, got {batch_size!r}.")
   if shard_count is None:
     shard_index, shard_count = jax.process_index(), jax.process_count()
-  dataset = mix(build_sources(config, split), seed)
+  dataset = mix(sources or build_sources(config, split), seed)
   dataset = dataset[shard_index::shard_count].to_iter_dataset(
     grain.ReadOptions(
       num_threads=config.threads,

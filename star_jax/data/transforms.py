@@ -93,6 +93,13 @@ def resize_and_crop(
   return np.asarray(resized)
 
 
+def cropped_share(image: Image.Image, size: tuple[int, int]) -> float:
+  """Which share of the image `resize_and_crop` to (H, W) cuts off."""
+  height, width = size
+  scale = min(image.height / height, image.width / width)
+  return 1 - scale**2 * height * width / (image.height * image.width)
+
+
 def is_smaller(image: Image.Image, size: tuple[int, int]) -> bool:
   """Whether `resize_and_crop` to (H, W) would enlarge the image."""
   return image.height < size[0] or image.width < size[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from star_jax.data import pipeline
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.train.task import Batch, BatchIterator
 
+Sources = Mapping[str, pipeline.Weighted] | None
 TRAIN = "train"
 HELDOUT = "heldout"
 
@@ -38,22 +39,30 @@ def check_size(config, tokenizer: VQVAEConfig) -> None:
     )
 
 
-def train_batches(config) -> BatchIterator:
-  """Endless batches {"image": uint8 [B, H, W, 3], "caption": [B]}."""
+def train_batches(config, seed: int, sources: Sources = None) -> BatchIterator:
+  """Endless batches {"image": uint8 [B, H, W, 3], "caption": [B]}.
+
+  Args:
+    config: of the run.
+    seed: order and augmentation.
+    sources: instead of those that the config names.
+  """
   per_process = config.batch_size // jax.process_count()
   return pipeline.build_dataset(
-    data_config(config), TRAIN, per_process, config.seed
+    data_config(config), TRAIN, per_process, seed, sources=sources
   )
 
 
-def eval_batches(config) -> Iterator[Batch]:
-  """The first `config.eval_batches` batches of the held-out split."""
-  if not config.eval_batches:
+def eval_batches(
+  config, seed: int, count: int, sources: Sources = None
+) -> Iterator[Batch]:
+  """The first `count` batches of the held-out split."""
+  if not count:
     return
   batches = pipeline.build_dataset(
-    data_config(config), HELDOUT, config.batch_size, config.seed
+    data_config(config), HELDOUT, config.batch_size, seed, sources=sources
   )
-  for _ in range(config.eval_batches):
+  for _ in range(count):
     yield next(batches)
 
 

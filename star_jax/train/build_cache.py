@@ -10,10 +10,16 @@ from star_jax.classes import ClassLabels
 from star_jax.data import pipeline
 from star_jax.data.art.store import INDEX, default_art_dir, file_sha256
 from star_jax.data.token_cache import EncodeText, TokenCacheWriter
+from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.text.states import TextStates
 from star_jax.train import frozen as frozen_lib
 from star_jax.train.batches import check_size, data_config
+from star_jax.train.token_data import (
+  cache_directory,
+  shape_seed,
+  shaped_tokenizers,
+)
 
 # Sources that read the art store.
 ART_SOURCES = ("icons", "scenes", "mixture")
@@ -34,28 +40,54 @@ def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
     raise ValueError(
       f"Splits of a cache are {', '.join(SPLITS)}, got {', '.join(unknown)}."
     )
-  options = config.cache
   tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
   check_size(config, tokenizer.config)
-  condition, encode_text = _condition(config)
+  condition = _condition(config)
   source = data_config(config)
-  source.source = options.source
+  source.source = config.cache.source
+  shaped = shaped_tokenizers(config, tokenizer)
+  sizes = {t.config.image_size: aspect for aspect, t in shaped.items()}
   for split in splits:
-    count = options.examples if split == "train" else options.heldout_examples
-    identity = frozen_lib.cache_identity(tokenizer, condition)
-    identity |= {"split": split, "seed": config.seed}
-    identity |= data_identity(source)
-    writer = TokenCacheWriter(
-      Path(options.directory) / split,
-      identity,
-      encode_images=tokenizer.encoder(),
-      encode_text=encode_text,
-    )
-    batches = pipeline.build_dataset(
-      source, split, options.batch_size, config.seed
-    )
-    writer.build(batches, count, shard_examples=options.shard_examples)
-  return Path(options.directory)
+    if not config.aspects:
+      _build_shape(config, split, OWN_ASPECT, tokenizer, condition, source)
+      continue
+    buckets = pipeline.build_bucket_sources(source, split, list(sizes))
+    total = sum(bucket.share for bucket in buckets.values())
+    for size, bucket in buckets.items():
+      source.size, aspect = size, sizes[size]
+      _build_shape(
+        config,
+        split,
+        aspect,
+        shaped[aspect],
+        condition,
+        source,
+        bucket.sources,
+        bucket.share / total,
+      )
+  return Path(config.cache.directory)
+
+
+def _build_shape(
+  config, split, aspect, tokenizer, condition, source, sources=None, share=1.0
+) -> None:
+  """The cache of one split and shape: `share` of the examples asked for."""
+  options, seed = config.cache, shape_seed(config, aspect)
+  count = options.examples if split == "train" else options.heldout_examples
+  encoder, encode_text = condition
+  identity = frozen_lib.cache_identity(tokenizer, encoder)
+  identity |= {"split": split, "seed": seed, **data_identity(source)}
+  writer = TokenCacheWriter(
+    cache_directory(config, split, aspect),
+    identity,
+    encode_images=tokenizer.encoder(),
+    encode_text=encode_text,
+  )
+  batches = pipeline.build_dataset(
+    source, split, options.batch_size, seed, sources=sources
+  )
+  count = max(round(count * share), 1)
+  writer.build(batches, count, shard_examples=options.shard_examples)
 
 
 def _condition(config) -> tuple[TextEncoder | ClassLabels, EncodeText]:

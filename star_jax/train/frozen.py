@@ -52,6 +52,14 @@ class FrozenTokenizer:
   def config(self) -> VQVAEConfig:
     return self.vqvae.config
 
+  def with_aspect(self, aspect: str) -> FrozenTokenizer:
+    """The same for pictures of another shape."""
+    config = self.config.with_aspect(aspect)
+    if config == self.config:
+      return self
+    hash_ = token_hash(config, self.params)
+    return FrozenTokenizer(VQVAE(config), self.params, hash_)
+
   def encoder(self) -> Callable[[np.ndarray], jax.Array]:
     """uint8 [B, H, W, 3] -> tokens int32 [B, L], jitted."""
     apply = jax.jit(

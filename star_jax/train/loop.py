@@ -36,6 +36,8 @@ from star_jax.train.task import Batch, BatchIterator, LossFn, Task
 from star_jax.train.workdir import StopSignals, Workdir
 
 STAGES = ("tokenizer", "transformer", "refine")
+# Among the collected metrics: of the step's program.
+FLOPS = "flops"
 
 
 class NonFiniteError(ValueError):
@@ -110,9 +112,10 @@ class _Run:
       keep=config.keep_checkpoints,
       asynchronous=config.async_checkpoints,
     )
-    self.pending: tuple[int, Any] | None = None
+    self.pending: tuple[int, Any, int] | None = None
     self.collected: list[Any] = []
     self.loss_fn: LossFn | None = None
+    self.programs: dict[Any, report.CompiledStep] = {}
 
   def run(self, signals: StopSignals) -> dict[str, Any]:
     config = self.config
@@ -211,7 +214,7 @@ class _Run:
       )
       self.step += 1
       self._read_pending()
-      self.pending = (self.step, metrics)
+      self.pending = (self.step, metrics, self.compiled.flops)
       if self._due(self.task.maintain_every):
         self.state = self.task.maintain(self.state, batch, self.key)
       batch = None
@@ -219,13 +222,19 @@ class _Run:
     self._read_pending()
 
   def _compile(self, loss_fn: LossFn, batch: Batch) -> None:
-    """The program of the next step, where the last one had another loss."""
-    if loss_fn == self.loss_fn:
+    """The program of the next step; batches of each shape have their own."""
+    if loss_fn != self.loss_fn:
+      # Logged means never reach across: another loss has other figures.
+      self._read_pending()
+      if self.collected:
+        self._log_train(self.step)
+      self.programs = {}
+    self.loss_fn = loss_fn
+    # What is static in a batch is part of its structure.
+    shape = jax.tree.structure(batch)
+    if shape in self.programs:
+      self.compiled = self.programs[shape]
       return
-    # Logged means never reach across: another loss has other figures.
-    self._read_pending()
-    if self.collected:
-      self._log_train(self.step)
     start = time.perf_counter()
     self.compiled = report.compile_step(
       train_step,
@@ -236,7 +245,7 @@ class _Run:
       loss_fn=loss_fn,
       optimizer=self.optimizer,
     )
-    self.loss_fn = loss_fn
+    self.programs[shape] = self.compiled
     print(self.compiled.describe(self.config.batch_size), flush=True)
     self.progress.pause(time.perf_counter() - start)
 
@@ -272,7 +281,7 @@ class _Run:
     """
     if self.pending is None:
       return
-    (step, metrics), self.pending = self.pending, None
+    (step, metrics, flops), self.pending = self.pending, None
     metrics = jax.device_get(metrics)
     if not math.isfinite(float(metrics["loss"])):
       steps = self.checkpointer.steps()
@@ -282,7 +291,7 @@ class _Run:
         f" finite up to step {step - 1}); {kept} is the last saved state. A"
         " lower optimizer.learning_rate or clip_norm may help."
       )
-    self.collected.append(metrics)
+    self.collected.append(metrics | {FLOPS: flops})
     if step % self.config.log_every == 0 or step == self.config.num_steps:
       self._log_train(step)
 
@@ -292,7 +301,7 @@ class _Run:
     )
     self.collected = []
     rates = self.progress.rates(step)
-    flops_per_second = self.compiled.flops * rates["steps_per_second"]
+    flops_per_second = means.pop(FLOPS) * rates["steps_per_second"]
     rates["gflops_per_second"] = flops_per_second / 1e9
     rates["peak_memory_gib"] = report.peak_memory_bytes() / 2**30
     metrics = means | rates

@@ -74,7 +74,7 @@ class RefineTask:
     self.data = TokenData(config, self.star_config, tokenizer, text)
     star = jax.tree.map(jnp.asarray, self.bundle.params["star"])
     self.frozen = {**self.data.frozen(), "star": star}
-    self._sheet = SampleSheet(config, self.star, self.data, self.head, rounds)
+    self._sheet = SampleSheet(config, self.data, refine, rounds)
 
   def _check_codes(self, tokenizer: frozen_lib.FrozenTokenizer) -> None:
     """ValueError unless its tokens are those of the bundle."""
@@ -120,17 +120,18 @@ class RefineTask:
 
   def loss(self, params, extra, frozen, batch, key, step):
     """See `task.Task.loss`."""
-    schedule, vqvae = self.star_config.schedule, self.data.tokenizer.vqvae
+    star_config, tokenizer = self.data.shape_of(batch)
+    schedule, vqvae = star_config.schedule, tokenizer.vqvae
     idx_BL = self.data.tokens(frozen, batch)
     x_BLCv = teacher_forcing_input(
-      self.star_config, vqvae, frozen["tokenizer"], idx_BL
+      star_config, vqvae, frozen["tokenizer"], idx_BL
     )
     given = given_of(batch)
     drop_key, visible_key = jax.random.split(key)
     if step is not None:
       rate = self.config.cond_drop_rate
       given = drop_condition(given, frozen["null"], rate, drop_key)
-    _, features_BLC = self.star.apply(
+    _, features_BLC = Star(star_config).apply(
       {"params": frozen["star"]}, x_BLCv, given, return_features=True
     )
     begin = schedule.begin_ends[self.head.refine.first_scale][0]
@@ -139,7 +140,8 @@ class RefineTask:
     codes_BLCv = vqvae.apply(
       {"params": frozen["tokenizer"]}, idx_BL, method="codes"
     )
-    logits_BLV = self.head.apply(
+    head = RefineHead(star_config, self.head.refine)
+    logits_BLV = head.apply(
       {"params": params},
       jnp.where(visible_BL[..., None], codes_BLCv, 0.0),
       jax.lax.stop_gradient(features_BLC),

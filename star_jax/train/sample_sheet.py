@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from star_jax.model.refine import RefineHead
+from star_jax.data.buckets import folder_name
+from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
 from star_jax.pictures import contact_sheet, to_pil
 from star_jax.sampling.rounds import RefineSampling
 from star_jax.sampling.sampler import (
   Knobs,
+  SampleFn,
   SamplerConfig,
   build_sampler,
   sample_keys,
@@ -24,43 +26,57 @@ from star_jax.train.token_data import TokenData
 
 
 class SampleSheet:
-  """One picture for each prompt of `config.sampling.prompts`.
+  """One picture for each prompt of `config.sampling.prompts` and each shape.
 
   Args:
     config: of the run.
-    star, data: the model and what it reads.
-    head: a refinement head whose rounds are used.
-    refine: how.
+    data: what it reads; knows the model and its shapes.
+    head: of a refinement head.
+    rounds: how that is used.
   """
 
   def __init__(
     self,
     config,
-    star: Star,
     data: TokenData,
-    head: RefineHead | None = None,
-    refine: RefineSampling | None = None,
+    head: RefineConfig | None = None,
+    rounds: RefineSampling | None = None,
   ):
     self._config = config
     self._data = data
-    self._sampler = build_sampler(
-      star,
-      data.tokenizer.vqvae,
-      SamplerConfig(guided=config.sampling.cfg_scale > 0, refine=refine),
-      head,
-    )
+    self._samplers = {
+      aspect: build_sampler(
+        Star(shape.star_config),
+        shape.tokenizer.vqvae,
+        SamplerConfig(guided=config.sampling.cfg_scale > 0, refine=rounds),
+        RefineHead(shape.star_config, head) if head else None,
+      )
+      for aspect, shape in data.shapes.items()
+    }
 
   def draw(self, params: dict[str, Any]) -> dict[str, Image.Image]:
-    """{"samples": the sheet}, or nothing without prompts.
+    """{"samples": the sheet}, or nothing without prompts; of several shapes
+    {"samples_16x9": ...}.
 
     Args:
       params: {"star": ...}, and "refine" with a head.
     """
+    if not self._config.sampling.prompts:
+      return {}
+    sheets = {
+      aspect: self._draw_shape(sampler, params)
+      for aspect, sampler in self._samplers.items()
+    }
+    if not self._config.aspects:
+      return {"samples": sheets[OWN_ASPECT]}
+    return {f"samples_{folder_name(a)}": s for a, s in sheets.items()}
+
+  def _draw_shape(
+    self, sampler: SampleFn, params: dict[str, Any]
+  ) -> Image.Image:
     options, condition = self._config.sampling, self._data.condition
     prompts = list(options.prompts)
-    if not prompts:
-      return {}
-    out = self._sampler(
+    out = sampler(
       {"tokenizer": self._data.tokenizer.params, **params},
       condition.encode(prompts),
       condition.null(),
@@ -73,7 +89,7 @@ class SampleSheet:
       ),
     )
     images = [to_pil(image) for image in np.asarray(out.image_BHW3)]
-    return {"samples": contact_sheet(images, prompts, cell=128)}
+    return contact_sheet(images, prompts, cell=128)
 
 
 def sampling_of_bundle(config, classes: bool) -> dict[str, Any]:

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from star_jax.classes import ClassLabels
+from star_jax.data.buckets import Buckets, folder_name
+from star_jax.data.pipeline import Bucket, build_bucket_sources
 from star_jax.data.token_cache import TokenCache, check_identity
 from star_jax.model.condition import Given, batch_of
 from star_jax.model.config import StarConfig
+from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
@@ -30,15 +33,33 @@ from star_jax.train import frozen as frozen_lib
 from star_jax.train.task import Batch, BatchIterator, MappedBatches
 
 CACHE = "cache"
+# In a batch: the grids of its pictures, where there are several shapes.
+SCHEDULE = "schedule"
+
+
+class Shape(NamedTuple):
+  """The model and its tokenizer for pictures of one shape."""
+
+  star_config: StarConfig
+  tokenizer: frozen_lib.FrozenTokenizer
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(H, W) in pixels."""
+    return self.tokenizer.config.image_size
 
 
 class TokenData:
   """Batches of a stage 2 config.
 
+  Where config.aspects names shapes, each batch is of one of them and says which
+  under SCHEDULE.
+
   Attributes:
     tokenizer: the frozen image tokenizer.
     condition: text encoder or class names.
     classes: whether it is class names.
+    shapes: by aspect.
   """
 
   def __init__(
@@ -49,10 +70,17 @@ class TokenData:
     condition: TextEncoder | ClassLabels,
   ):
     self.config = config
-    self.star_config = star_config
     self.tokenizer = tokenizer
     self.condition = condition
     self.classes = bool(star_config.num_classes)
+    self.shapes = {
+      aspect: Shape(star_config.with_schedule(shaped.config.schedule), shaped)
+      for aspect, shaped in shaped_tokenizers(config, tokenizer).items()
+    }
+    self._own = Shape(star_config, tokenizer)
+    self._by_schedule = {
+      shape.star_config.schedule: shape for shape in self.shapes.values()
+    }
     self._eval_batches: list[Batch] | None = None
     if not self._cached:
       batches_lib.check_size(config, tokenizer.config)
@@ -64,6 +92,8 @@ class TokenData:
   def identity(self) -> dict[str, Any]:
     """What a checkpoint depends on."""
     out = {"tokenizer": self.tokenizer.hash}
+    if self.config.aspects:
+      out["aspects"] = list(self.config.aspects)
     if self.classes:
       return out | {"classes": self.condition.names}
     return out | {"text": TextSettings.of(self.condition).__dict__}
@@ -77,55 +107,116 @@ class TokenData:
     null = jax.tree.map(np.asarray, self.condition.null())
     return jax.tree.map(jnp.asarray, {"tokenizer": params, "null": null})
 
+  def shape_of(self, batch: Batch) -> Shape:
+    """The shape of the pictures of a batch."""
+    if SCHEDULE not in batch:
+      return self._own
+    return self._by_schedule[batch[SCHEDULE]]
+
   def tokens(self, frozen, batch: Batch) -> jax.Array:
     """int32 [B, L] of a batch; pictures are encoded by `frozen`."""
     if "idx" in batch:
       return batch["idx"]
     image_BHW3 = batches_lib.to_unit(batch["image"])
-    idx_BL = self.tokenizer.vqvae.apply(
+    idx_BL = self.shape_of(batch).tokenizer.vqvae.apply(
       {"params": frozen["tokenizer"]}, image_BHW3, method="encode"
     )
     return jax.lax.stop_gradient(idx_BL)
 
   def train_batches(self) -> BatchIterator:
     config = self.config
+    sources, shares = {}, {}
     if config.data == frozen_lib.SYNTHETIC:
-      return frozen_lib.SyntheticTokens(config, self.star_config)
-    if config.data == CACHE:
-      return self.cache("train").train_batches(
-        config.batch_size,
-        config.seed,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-      )
-    return MappedBatches(batches_lib.train_batches(config), self.encode)
+      for aspect, shape in self.shapes.items():
+        sources[aspect] = frozen_lib.SyntheticTokens(config, shape.star_config)
+        shares[aspect] = 1.0
+    elif config.data == CACHE:
+      for aspect in self.shapes:
+        cache = self.cache("train", aspect)
+        sources[aspect] = cache.train_batches(
+          config.batch_size,
+          shape_seed(config, aspect),
+          process=jax.process_index(),
+          processes=jax.process_count(),
+        )
+        shares[aspect] = len(cache)
+    elif config.aspects:
+      for aspect, bucket in self._buckets(batches_lib.TRAIN).items():
+        raw = batches_lib.train_batches(
+          config, shape_seed(config, aspect), bucket.sources
+        )
+        sources[aspect] = MappedBatches(raw, self.encode)
+        shares[aspect] = bucket.share
+    else:
+      raw = batches_lib.train_batches(config, config.seed)
+      return MappedBatches(raw, self.encode)
+    if not config.aspects:
+      return sources[OWN_ASPECT]
+    buckets = Buckets(sources, shares, config.seed)
+    return MappedBatches(buckets, lambda named: self._shaped(*named))
+
+  def _shaped(self, aspect: str, batch: Batch) -> Batch:
+    """A batch that says of which shape it is."""
+    if not self.config.aspects:
+      return batch
+    return {**batch, SCHEDULE: self.shapes[aspect].star_config.schedule}
+
+  def _buckets(self, split: str) -> dict[str, Bucket]:
+    """Sources of raw pictures by aspect."""
+    options = batches_lib.data_config(self.config)
+    sizes = {shape.size: aspect for aspect, shape in self.shapes.items()}
+    found = build_bucket_sources(options, split, list(sizes))
+    return {sizes[size]: bucket for size, bucket in found.items()}
 
   def eval_batches(self) -> Iterable[Batch]:
+    """`config.eval_batches` of them, of all shapes in turn."""
     if self._eval_batches is None:
       self._eval_batches = list(self._read_eval_batches())
     return self._eval_batches
 
   def _read_eval_batches(self) -> Iterable[Batch]:
     config = self.config
-    if config.data == frozen_lib.SYNTHETIC:
-      source = frozen_lib.SyntheticTokens(config, self.star_config)
-      source.set_state({"next": 2**32})
-      return [next(source) for _ in range(config.eval_batches)]
-    if config.data == CACHE:
-      cache = self.cache("heldout")
-      return cache.in_order(config.batch_size, config.eval_batches)
-    return map(self.encode, batches_lib.eval_batches(config))
+    buckets = {OWN_ASPECT: None}
+    if config.aspects:
+      buckets = dict.fromkeys(self.shapes)
+      if not self._cached:
+        buckets = self._buckets(batches_lib.HELDOUT)
+    for i, (aspect, bucket) in enumerate(buckets.items()):
+      count = len(range(i, config.eval_batches, len(buckets)))
+      for batch in self._eval_batches_of(aspect, bucket, count):
+        yield self._shaped(aspect, batch)
 
-  def cache(self, split: str) -> TokenCache:
+  def _eval_batches_of(
+    self, aspect: str, bucket: Bucket | None, count: int
+  ) -> Iterable[Batch]:
+    config = self.config
+    if config.data == frozen_lib.SYNTHETIC:
+      model = self.shapes[aspect].star_config
+      source = frozen_lib.SyntheticTokens(config, model)
+      source.set_state({"next": 2**32})
+      return [next(source) for _ in range(count)]
+    if config.data == CACHE:
+      cache = self.cache("heldout", aspect)
+      return cache.in_order(config.batch_size, count)
+    raw = batches_lib.eval_batches(
+      config,
+      shape_seed(config, aspect),
+      count,
+      bucket.sources if bucket else None,
+    )
+    return map(self.encode, raw)
+
+  def cache(self, split: str, aspect: str = OWN_ASPECT) -> TokenCache:
     """The token cache of a split.
 
     Raises:
       ValueError: it was made by another tokenizer or text encoder.
     """
-    path = Path(self.config.cache.directory) / split
+    path = cache_directory(self.config, split, aspect)
     window = 0 if self.classes else self.condition.max_tokens
     cache = TokenCache(path, window, verify=self.config.cache.verify)
-    wanted = frozen_lib.cache_identity(self.tokenizer, self.condition)
+    tokenizer = self.shapes[aspect].tokenizer
+    wanted = frozen_lib.cache_identity(tokenizer, self.condition)
     check_identity(path, cache.identity, wanted)
     if self.classes:
       cache.use_labels(self.condition.encode)
@@ -143,6 +234,42 @@ class TokenData:
       "text_mask": np.asarray(given.text_mask_BT),
       "pooled": np.asarray(given.pooled_BD, np.float16),
     }
+
+
+def shaped_tokenizers(
+  config, tokenizer: frozen_lib.FrozenTokenizer
+) -> dict[str, frozen_lib.FrozenTokenizer]:
+  """The tokenizer for each of config.aspects, or as it is for none.
+
+  Raises:
+    ValueError: an unknown ratio, or two that are the same in these grids.
+  """
+  out, grids = {}, {}
+  for aspect in tuple(config.aspects) or (OWN_ASPECT,):
+    out[aspect] = tokenizer.with_aspect(aspect)
+    schedule = out[aspect].config.schedule
+    if schedule in grids:
+      raise ValueError(
+        f"config.aspects names {grids[schedule]} and {aspect}, which are the"
+        f" same grids {schedule.grids} here."
+      )
+    grids[schedule] = aspect
+  return out
+
+
+def shape_seed(config, aspect: str) -> int:
+  """Decides the examples of one of config.aspects: each shape has its own."""
+  if aspect == OWN_ASPECT:
+    return config.seed
+  return config.seed + tuple(config.aspects).index(aspect)
+
+
+def cache_directory(config, split: str, aspect: str = OWN_ASPECT) -> Path:
+  """Of the token cache of a split, and of one of config.aspects."""
+  directory = Path(config.cache.directory)
+  if aspect != OWN_ASPECT:
+    directory /= folder_name(aspect)
+  return directory / split
 
 
 def load_tokenizer(config, star_config: StarConfig):

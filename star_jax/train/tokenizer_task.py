@@ -110,11 +110,14 @@ class TokenizerTask:
     return self.loss
 
   def train_batches(self) -> BatchIterator:
-    return MappedBatches(batches_lib.train_batches(self.config), _arrays)
+    return MappedBatches(
+      batches_lib.train_batches(self.config, self.config.seed), _arrays
+    )
 
   def eval_batches(self) -> Iterable[Batch]:
     if self._eval_batches is None:
-      source = batches_lib.eval_batches(self.config)
+      c = self.config
+      source = batches_lib.eval_batches(c, c.seed, c.eval_batches)
       self._eval_batches = [_arrays(batch) for batch in source]
     return self._eval_batches
 

@@ -64,7 +64,7 @@ class TransformerTask:
       load_condition(config, self.star_config),
     )
     self.frozen = self.data.frozen()
-    self._sheet = SampleSheet(config, self.star, self.data)
+    self._sheet = SampleSheet(config, self.data)
     self.stages = build_stages(
       **config.progressive,
       num_steps=config.num_steps,
@@ -87,10 +87,11 @@ class TransformerTask:
   def loss(self, params, extra, frozen, batch, key, step, stage=None):
     """See `task.Task.loss`; `stage` is static, None: all scales."""
     train = step is not None
-    schedule = self.star_config.schedule
+    star_config, tokenizer = self.data.shape_of(batch)
+    schedule = star_config.schedule
     idx_BL = self.data.tokens(frozen, batch)
     x_BLCv = teacher_forcing_input(
-      self.star_config, self.tokenizer.vqvae, frozen["tokenizer"], idx_BL
+      star_config, tokenizer.vqvae, frozen["tokenizer"], idx_BL
     )
     given = given_of(batch)
     drop_key, path_key, tail_key = jax.random.split(key, 3)
@@ -109,7 +110,7 @@ class TransformerTask:
         idx_BL, x_BLCv = idx_BL[:, :end], x_BLCv[:, : end - 1]
       if stage is not None:
         newest = self.stages.newest_weight(stage, step)
-    logits_BLV = self.star.apply(
+    logits_BLV = Star(star_config).apply(
       {"params": params},
       x_BLCv,
       given,
