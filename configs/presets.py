@@ -84,6 +84,14 @@ PRESETS = {
   "var_d36": {**_var(36), "schedule": "512", "adaptive_norm": "shared"},
 }
 
+# Refinement heads that the official files of these models may hold: the index
+# of the coarsest refined scale is in the authors' sample.py and train_sampler.py
+# (`sample_from_idx`) and in no shape.
+REFINE_HEADS = {
+  name: {"first_scale": 9, "depth": 3}
+  for name in ("star_d30", "star_d30_512", "star_d30_1024")
+}
+
 # VAR's VQVAE (`vae_ch160v4096z32`); the schedule is that of the model.
 TOKENIZERS = {
   "vae_ch160": {

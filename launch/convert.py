@@ -39,7 +39,8 @@ PRESET = flags.DEFINE_string(
   "preset",
   None,
   "Which model it is, of configs/presets.py (var_d16 ... star_d30_1024), or a"
-  ' .json file {"model": ..., "tokenizer": ...} with such settings.',
+  ' .json file {"model": ..., "tokenizer": ...} with such settings, and'
+  ' "refine": {"first_scale": ..., "depth": ...} of a refinement head.',
 )
 TEXT = flags.DEFINE_string(
   "text",
@@ -60,7 +61,7 @@ LICENCE = flags.DEFINE_string(
 
 
 def main(argv):
-  from configs.presets import PRESETS, TOKENIZERS
+  from configs.presets import PRESETS, REFINE_HEADS, TOKENIZERS
   from star_jax.convert import official
   from star_jax.convert.export import export_official
   from star_jax.convert.preset import read_preset
@@ -93,20 +94,26 @@ def main(argv):
   tokenizer = TOKENIZERS["vae_ch160"]
   if kind == "official_vae":
     if PRESET.value:
-      _, tokenizer = read_preset(PRESET.value, PRESETS, tokenizer, "")
+      tokenizer = read_preset(
+        PRESET.value, PRESETS, tokenizer, "", REFINE_HEADS
+      ).tokenizer
     done = official.convert_vae(
       IN.value, OUT.value, tokenizer=tokenizer, **common
     )
   else:
     prefix = kind.removeprefix("official_") + "_"
-    model, tokenizer = read_preset(PRESET.value, PRESETS, tokenizer, prefix)
-    common |= {"model": model, "tokenizer": tokenizer}
+    found = read_preset(PRESET.value, PRESETS, tokenizer, prefix, REFINE_HEADS)
+    common |= {"model": found.model, "tokenizer": found.tokenizer}
     files = IN.value, VAE.value, OUT.value
     if kind == "official_var":
       done = official.convert_var(*files, **common)
     else:
       done = official.convert_star(
-        *files, text=TEXT.value, mode=MODE.value, **common
+        *files,
+        refine=found.refine,
+        text=TEXT.value,
+        mode=MODE.value,
+        **common,
       )
   print(OUT.value)
   if done.remark():

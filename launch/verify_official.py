@@ -60,7 +60,7 @@ CLASSES = ("0", "207", "417", "980")
 
 
 def main(argv):
-  from configs.presets import PRESETS, TOKENIZERS
+  from configs.presets import PRESETS, REFINE_HEADS, TOKENIZERS
   from star_jax.convert import verify
   from star_jax.convert.preset import read_preset
 
@@ -68,16 +68,17 @@ def main(argv):
   needed = {"--ckpt": CKPT.value, "--vae": VAE.value, "--image": IMAGE.value}
   if missing := [name for name, value in needed.items() if not value]:
     raise ValueError(f"{' and '.join(missing)} must be given.")
-  model, tokenizer = read_preset(
-    PRESET.value, PRESETS, TOKENIZERS["vae_ch160"], ""
+  found = read_preset(
+    PRESET.value, PRESETS, TOKENIZERS["vae_ch160"], "", REFINE_HEADS
   )
-  prompts = CLASSES if model.get("num_classes") else TEXTS
+  prompts = CLASSES if found.model.get("num_classes") else TEXTS
   report = verify.verify(
     verify.Request(
       ckpt=Path(CKPT.value),
       vae=Path(VAE.value),
-      model=model,
-      tokenizer=tokenizer,
+      model=found.model,
+      tokenizer=found.tokenizer,
+      refine=found.refine,
       image=Path(IMAGE.value),
       prompts=PROMPTS.value or prompts,
       out=Path(OUT.value),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from pathlib import Path
 
 from star_jax.bundle import Bundle, load_bundle
+from star_jax.convert.refine import refine_rules
 from star_jax.convert.star import star_rules
 from star_jax.convert.state_dict import Restored
 from star_jax.convert.var import var_rules
@@ -16,9 +18,9 @@ def export_official(bundle: str | Path, out: str | Path) -> list[Path]:
   """A bundle in the official layout: vae.safetensors, and var.safetensors for
   a model of classes or star.safetensors for one of texts.
 
-  All are float32. Tensors that nothing reads (STAR's class embedding, the
-  tokenizer's usage statistic) are zeros; what a conversion left out is not
-  written.
+  All are float32. A refinement head lies in the file of its transformer.
+  Tensors that nothing reads (STAR's class embedding, the tokenizer's usage
+  statistic) are zeros; what a conversion left out is not written.
 
   Args:
     bundle: its folder.
@@ -34,20 +36,24 @@ def export_official(bundle: str | Path, out: str | Path) -> list[Path]:
   found, out = load_bundle(bundle, mapped=True), Path(out)
   _check_layout(bundle, found)
   states = {
-    "vae": Restored(
-      found.params["tokenizer"], vqvae_rules(found.tokenizer_config)
-    )
+    "vae": [
+      Restored(found.params["tokenizer"], vqvae_rules(found.tokenizer_config))
+    ]
   }
   config = found.star_config
   if config is not None:
     name = "var" if config.num_classes else "star"
     rules = var_rules(config) if config.num_classes else star_rules(config)
-    states[name] = Restored(found.params["star"], rules)
+    states[name] = [Restored(found.params["star"], rules)]
+    if found.refine_config is not None:
+      rules = refine_rules(config, found.refine_config)
+      states[name].append(Restored(found.params["refine"], rules))
   out.mkdir(parents=True, exist_ok=True)
   written = []
-  for name, state in states.items():
+  for name, parts in states.items():
     written.append(out / f"{name}.safetensors")
-    write_tensors(written[-1], state.facts, state.__getitem__)
+    facts = {key: fact for part in parts for key, fact in part.facts.items()}
+    write_tensors(written[-1], facts, ChainMap(*parts).__getitem__)
   return written
 
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from star_jax.bundle import save_bundle
+from star_jax.convert.refine import converted_refine
 from star_jax.convert.source import check_size, read_official
-from star_jax.convert.star import converted_star, left_out
+from star_jax.convert.star import converted_star, refine_keys
 from star_jax.convert.state_dict import Converted
 from star_jax.convert.var import converted_var
 from star_jax.convert.vqvae import converted_vqvae
 from star_jax.model.config import StarConfig
+from star_jax.model.refine import RefineConfig
 from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import load_text_encoder, text_encoder_names
 from star_jax.text.settings import TextSettings
@@ -52,7 +56,8 @@ class Conversion:
 
   Attributes:
     hash: of the bundle.
-    left_out: names of tensors that have no counterpart here yet.
+    left_out: names of tensors of a refinement head, where the settings do not
+      say which scales it refines.
   """
 
   hash: str
@@ -65,7 +70,8 @@ class Conversion:
     families = sorted({name.partition(".")[0] for name in self.left_out})
     return (
       f"{len(self.left_out)} tensors of the refinement head are left out"
-      f" ({', '.join(families)}): the model draws without it."
+      f" ({', '.join(families)}), since the settings do not say"
+      " refine.first_scale: the model draws without it."
     )
 
 
@@ -120,6 +126,7 @@ def convert_star(
   model: Mapping[str, Any],
   tokenizer: Mapping[str, Any],
   licence: str,
+  refine: Mapping[str, Any] | None = None,
   text: str | None = None,
   mode: str = "per_sample",
   storage: str = "float16",
@@ -127,6 +134,8 @@ def convert_star(
   """An official STAR and its VQVAE as a bundle; see `convert_var`.
 
   Args:
+    refine: settings of the refinement head that the file may hold; None leaves
+      it out.
     text: folder of the text encoder, or the name of an installed one. None:
       the bundle names the encoder of the authors and does not hold it.
     mode: cross-attention that the weights need, of MODES; the bundle records
@@ -142,7 +151,7 @@ def convert_star(
   state = read_official(star, "star")
   check_size(star, state, star_config)
   params = converted_star(state, star_config)
-  without = left_out(state)
+  head, without = converted_head(state, star_config, refine)
   tokenizer_config, tokenizer_params = _vqvae(vae, tokenizer, star_config)
   written = save_bundle(
     out,
@@ -150,6 +159,8 @@ def convert_star(
     tokenizer_params=tokenizer_params,
     star_config=star_config,
     star_params=params,
+    refine_config=head.config if head else None,
+    refine_params=head.params if head else None,
     text=_text_settings(text, star_config.text_dim, Path(out), storage),
     sampling=_sampling(STAR_SAMPLING, star_config),
     licence=licence,
@@ -161,6 +172,32 @@ def convert_star(
     storage=storage,
   )
   return Conversion(written, without)
+
+
+class Head(NamedTuple):
+  """The refinement head of a file."""
+
+  config: RefineConfig
+  params: Converted
+
+
+def converted_head(
+  state: Mapping[str, np.ndarray],
+  star_config: StarConfig,
+  refine: Mapping[str, Any] | None,
+) -> tuple[Head | None, tuple[str, ...]]:
+  """The head, if the file has one and the settings tell which scales it
+  refines; and the keys that are left out.
+
+  Raises:
+    ValueError: settings of another head, or a missing key, by name.
+  """
+  found = refine_keys(state)
+  if not found or refine is None:
+    return None, found
+  config = RefineConfig(**refine)
+  config.check(star_config)
+  return Head(config, converted_refine(state, star_config, config)), ()
 
 
 def convert_vae(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Settings = Mapping[str, Any]
 # What a file of settings must say, since nothing else does.
@@ -18,19 +18,31 @@ _NEEDED = {
 }
 
 
+class Preset(NamedTuple):
+  """Settings of a transformer, of its tokenizer and of its refinement head, if
+  one is known of."""
+
+  model: dict[str, Any]
+  tokenizer: dict[str, Any]
+  refine: dict[str, Any] | None
+
+
 def read_preset(
   preset: str | None,
   presets: Mapping[str, Settings],
   tokenizer: Settings,
   prefix: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The settings of a transformer and of its tokenizer.
+  heads: Mapping[str, Settings],
+) -> Preset:
+  """What a checkpoint is.
 
   Args:
     preset: a name in `presets`, or a .json file {"model": ..., "tokenizer":
-      ...} with the settings that presets have; None ends in an error.
+      ...} with the settings that presets have, and "refine" with those of a
+      refinement head; None ends in an error.
     presets: known models.
     tokenizer: the one of known models; its schedule becomes the model's.
+    heads: refinement heads of known models.
     prefix: of the names that are meant: "var_", "star_", or "" for both.
 
   Raises:
@@ -46,9 +58,9 @@ def read_preset(
       f" the schedule of grids: one of {accepted}."
     )
   if preset.endswith(".json"):
-    model, tokenizer = _read_json(Path(preset))
+    model, tokenizer, refine = _read_json(Path(preset))
   elif preset in known:
-    model = presets[preset]
+    model, refine = presets[preset], heads.get(preset)
   else:
     raise ValueError(f"--preset is one of {accepted}, got {preset!r}.")
   needed = _NEEDED.get(prefix, ("schedule",))
@@ -56,17 +68,23 @@ def read_preset(
     raise ValueError(
       f"{preset} lacks {' and '.join(missing)}, which no shape tells."
     )
-  return dict(model), {**tokenizer, "schedule": model["schedule"]}
+  tokenizer = {**tokenizer, "schedule": model["schedule"]}
+  return Preset(dict(model), tokenizer, dict(refine) if refine else None)
 
 
-def _read_json(path: Path) -> tuple[Settings, Settings]:
+def _read_json(path: Path) -> tuple[Settings, Settings, Settings | None]:
   try:
     found = json.loads(path.read_text("utf-8"))
     model, tokenizer = found["model"], found["tokenizer"]
+    refine = found.get("refine")
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
     raise ValueError(f"{path} is not JSON: {error}.") from error
   except (KeyError, TypeError) as error:
     raise ValueError(f'{path} has no "model" and "tokenizer".') from error
   if not isinstance(model, dict) or not isinstance(tokenizer, dict):
     raise ValueError(f'{path} has no settings under "model" and "tokenizer".')
-  return model, tokenizer
+  if refine is not None and set(refine) != {"first_scale", "depth"}:
+    raise ValueError(
+      f'"refine" in {path} says first_scale and depth, got {refine!r}.'
+    )
+  return model, tokenizer, refine

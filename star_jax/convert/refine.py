@@ -13,10 +13,10 @@ import numpy as np
 
 from star_jax.convert.block import block_rules, linear
 from star_jax.convert.state_dict import (
+  Converted,
   Rule,
   jax_to_torch,
   squeeze,
-  torch_to_jax,
 )
 from star_jax.model.config import StarConfig
 from star_jax.model.refine import RefineConfig, RefineHead
@@ -61,12 +61,16 @@ def refine_from_torch(
   Raises:
     ValueError: a missing key or another shape, by name.
   """
+  return converted_refine(state, config, refine).tree()
+
+
+def converted_refine(
+  state: Mapping[str, np.ndarray], config: StarConfig, refine: RefineConfig
+) -> Converted:
+  """`refine_from_torch`, parameter by parameter."""
   state = {key: x for key, x in state.items() if is_refine_key(key)}
-  rules, template = (
-    refine_rules(config, refine),
-    parameter_tree(RefineHead(config, refine)),
-  )
-  return torch_to_jax(state, rules, template)
+  template = parameter_tree(RefineHead(config, refine))
+  return Converted(state, refine_rules(config, refine), template)
 
 
 def refine_to_torch(

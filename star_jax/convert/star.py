@@ -89,12 +89,12 @@ def converted_star(
   state: Mapping[str, np.ndarray], config: StarConfig
 ) -> Converted:
   """`star_from_torch`, parameter by parameter, without the refinement head."""
-  without = set(left_out(state))
+  without = set(refine_keys(state))
   state = {key: value for key, value in state.items() if key not in without}
   return Converted(state, star_rules(config), transformer_template(config))
 
 
-def left_out(state: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+def refine_keys(state: Mapping[str, np.ndarray]) -> tuple[str, ...]:
   """The keys of the refinement head, in order."""
   return tuple(sorted(key for key in state if is_refine_key(key)))
 

@@ -21,9 +21,10 @@ from star_jax.convert.official import (
   MODES,
   convert_star,
   convert_var,
+  converted_head,
 )
 from star_jax.convert.source import read_official, sizes_of
-from star_jax.convert.star import converted_star, left_out
+from star_jax.convert.star import converted_star
 from star_jax.convert.state_dict import Converted
 from star_jax.convert.var import converted_var
 from star_jax.convert.vqvae import converted_vqvae
@@ -56,7 +57,7 @@ class Request:
     image: a picture to reconstruct.
     prompts: texts, or classes by number.
     out: folder of report, pictures and the bundle that is made.
-    text: see `convert_star`.
+    refine, text: see `convert_star`.
     mode: cross-attention of the bundle that is made.
     official_code: folder of the authors' code, None: no comparison with it.
     min_psnr: dB that the reconstruction must reach.
@@ -70,6 +71,7 @@ class Request:
   image: Path
   prompts: Sequence[str]
   out: Path
+  refine: Mapping[str, Any] | None = None
   text: str | None = None
   mode: str = "per_sample"
   official_code: Path | None = None
@@ -113,7 +115,13 @@ def verify(request: Request) -> dict[str, Any]:
   if request.kind == "var":
     convert_var(*files, **options)
   else:
-    convert_star(*files, text=request.text, mode=request.mode, **options)
+    convert_star(
+      *files,
+      refine=request.refine,
+      text=request.text,
+      mode=request.mode,
+      **options,
+    )
   star = api.load(out / "bundle")
   report["reconstruction"] = reconstruct(star, request.image, out)
   report["checks"]["reconstruction"] = (
@@ -139,26 +147,27 @@ def key_report(request: Request) -> dict[str, Any]:
   star_config = StarConfig.from_dict(dict(request.model))
   vqvae_config = VQVAEConfig.from_dict(dict(request.tokenizer))
   state = read_official(request.ckpt, request.kind)
-  convert = converted_var if request.kind == "var" else converted_star
-  without = left_out(state) if request.kind == "star" else ()
   vae = read_official(request.vae, "vae")
-  return {
-    request.kind: _part(state, convert(state, star_config), without),
-    "vae": _part(vae, converted_vqvae(vae, vqvae_config)),
-  }
+  out = {"vae": _part(vae, [converted_vqvae(vae, vqvae_config)])}
+  if request.kind == "var":
+    return {"var": _part(state, [converted_var(state, star_config)]), **out}
+  head, without = converted_head(state, star_config, request.refine)
+  parts = [converted_star(state, star_config), *([head.params] if head else [])]
+  return {"star": _part(state, parts, without), **out}
 
 
 def _part(
-  state: Mapping[str, np.ndarray], converted: Converted, without=()
+  state: Mapping[str, np.ndarray], converted: Sequence[Converted], without=()
 ) -> dict[str, Any]:
   """Counts of one file."""
-  ignored = converted.ignored
+  ignored = [key for part in converted for key in part.ignored]
+  shapes = [s for part in converted for s in part.shapes.values()]
   return {
     "tensors": len(state),
     "matched": len(state) - len(ignored) - len(without),
     "without_use": len(ignored),
     "left_out": list(without),
-    "parameters": sum(int(np.prod(s)) for s in converted.shapes.values()),
+    "parameters": sum(int(np.prod(s)) for s in shapes),
     "dtypes": sorted({str(x.dtype) for x in state.values()}),
     "sizes": sizes_of(state),
   }

@@ -173,15 +173,15 @@ def _allocated(pid: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-  from configs.presets import PRESETS, TOKENIZERS
+  from configs.presets import PRESETS, REFINE_HEADS, TOKENIZERS
 
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--preset", default="var_d30", help="Name or .json file.")
   parser.add_argument("--dtype", default="float32", help="Of the checkpoint.")
   parser.add_argument("--folder", help="Where the files go for the time being.")
   args = parser.parse_args(argv)
-  model, tokenizer = read_preset(
-    args.preset, PRESETS, TOKENIZERS["vae_ch160"], ""
+  model, tokenizer, _ = read_preset(
+    args.preset, PRESETS, TOKENIZERS["vae_ch160"], "", REFINE_HEADS
   )
   with tempfile.TemporaryDirectory(dir=args.folder) as folder:
     there, back = measure(

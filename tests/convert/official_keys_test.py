@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from configs.presets import PRESETS, TOKENIZERS
+from configs.presets import PRESETS, REFINE_HEADS, TOKENIZERS
 from star_jax.convert.block import transformer_template
-from star_jax.convert.star import converted_star, left_out, star_rules
+from star_jax.convert.refine import converted_refine, refine_rules
+from star_jax.convert.star import converted_star, refine_keys, star_rules
 from star_jax.convert.state_dict import Restored
 from star_jax.convert.var import converted_var, var_rules
 from star_jax.convert.vqvae import converted_vqvae, template, vqvae_rules
 from star_jax.model.config import StarConfig
+from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
 from star_jax.scales import OFFICIAL_PATCH_NUMS
-from star_jax.shapes import expected_shapes
+from star_jax.shapes import expected_shapes, parameter_tree
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 from tests.convert import official_keys as keys
@@ -89,7 +91,7 @@ def test_the_refinement_head_is_told_from_the_rest(name, case):
   head = keys.official_refinement_keys(
     text_dim=values["in_dim_cross"], scales=scales, **facts
   )
-  assert left_out(found) == tuple(sorted(head))
+  assert refine_keys(found) == tuple(sorted(head))
   assert {key: found[key] for key in head} == head
   # What is left is a whole STAR.
   rest = {key: shape for key, shape in found.items() if key not in head}
@@ -167,6 +169,31 @@ def test_no_key_of_a_published_transformer_is_unmatched(preset):
   back = Restored(transformer_template_views(config), rules(config))
   assert {key: shape for key, (shape, _) in back.facts.items()} == official
   assert read <= set(back)
+
+
+@pytest.mark.parametrize("preset", REFINE_HEADS)
+def test_no_key_of_a_published_head_is_unmatched(preset):
+  config, refine = published(preset)[0], RefineConfig(**REFINE_HEADS[preset])
+  official = keys.official_refinement_keys(
+    width=config.width,
+    heads=config.num_heads,
+    text_dim=config.text_dim,
+    scales=config.schedule.num_scales,
+    vocab=config.vocab_size,
+    code_dim=config.code_dim,
+  )
+  there = converted_refine(views(official), config, refine)
+  head = RefineHead(config, refine)
+  assert dict(there.shapes) == expected_shapes(head)
+  assert all(key.endswith("zero_k_bias") for key in there.ignored)
+  back = Restored(
+    jax.tree.map(
+      lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
+      parameter_tree(head),
+    ),
+    refine_rules(config, refine),
+  )
+  assert {key: shape for key, (shape, _) in back.facts.items()} == official
 
 
 IGNORED = (

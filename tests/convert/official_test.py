@@ -18,10 +18,12 @@ from star_jax.bundle import load_bundle
 from star_jax.convert import official, source
 from star_jax.convert.export import export_official
 from star_jax.convert.pth_write import write_pth
+from star_jax.convert.refine import refine_to_torch
 from star_jax.convert.star import star_to_torch
 from star_jax.convert.var import var_to_torch
 from star_jax.convert.vqvae import vqvae_to_torch
 from star_jax.model.config import StarConfig
+from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
 from star_jax.tensor_file import read_tensors, write_tensors
 from star_jax.tokenizer.config import VQVAEConfig
@@ -76,14 +78,18 @@ def states():
   return out
 
 
-def convert(states, folder, kind="var", *, model=None, suffix="", **changes):
+def convert(
+  states, folder, kind="var", *, model=None, suffix="", options=None, **changes
+):
   """Writes the two files, converts them: (folder of the bundle, result)."""
   states = {**states, **changes}
   suffix = suffix or ".safetensors"
   files = [
     save(folder / f"{name}_in{suffix}", states[name]) for name in (kind, "vae")
   ]
-  options = {"text": "minilm-l6"} if kind == "star" else {}
+  options = dict(options or {})
+  if kind == "star":
+    options["text"] = "minilm-l6"
   done = CONVERT[kind](
     *files,
     folder / "bundle",
@@ -171,6 +177,29 @@ def test_the_refinement_head_is_named_and_the_rest_comes_back(states, tmp_path):
   assert load_bundle(folder).notes["left_out"] == sorted(head)
   written = export_official(folder, tmp_path / "out")
   assert read_tensors(written[1]).keys() == states["star"].keys()
+
+
+def test_a_refinement_head_comes_along_and_back(states, tmp_path):
+  config = StarConfig.from_dict(MODELS["star"])
+  refine = {"first_scale": 1, "depth": 3}
+  head = testing.random_params(RefineHead(config, RefineConfig(**refine)), 3)
+  head = refine_to_torch(head, config, RefineConfig(**refine))
+  whole = {**states["star"], **head}
+  folder, done = convert(
+    states, tmp_path, "star", options={"refine": refine}, star=whole
+  )
+  assert done.remark() == ""
+  star = star_jax.load(folder)
+  assert star.bundle.refine_config == RefineConfig(**refine)
+  # As published: the head is there, and is used when asked for.
+  assert star.bundle.sampling["refine"] == "off"
+  found = read_tensors(export_official(folder, tmp_path / "out")[1])
+  assert found.keys() == whole.keys()
+  for key, value in whole.items():
+    np.testing.assert_array_equal(found[key], value, err_msg=key)
+  del whole["head_proj.bias"]
+  with pytest.raises(ValueError, match=r"missing.*head_proj\.bias"):
+    convert(states, tmp_path, "star", options={"refine": refine}, star=whole)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -75,7 +75,7 @@ def test_the_refinement_head_is_left_out_and_named():
   )
   state = star.star_to_torch(params, config)
   state |= {key: np.ones(shape, np.float32) for key, shape in head.items()}
-  assert set(star.left_out(state)) == set(head)
+  assert set(star.refine_keys(state)) == set(head)
   again = star.star_from_torch(state, config)
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
