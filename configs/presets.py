@@ -84,9 +84,9 @@ PRESETS = {
   "var_d36": {**_var(36), "schedule": "512", "adaptive_norm": "shared"},
 }
 
-# Refinement heads that the official files of these models may hold: the index
-# of the coarsest refined scale is in the authors' sample.py and train_sampler.py
-# (`sample_from_idx`) and in no shape.
+# Refinement heads that the official files of these models may hold. The index of
+# the coarsest refined scale, which no shape tells, is `sample_from_idx` in the
+# authors' sample.py and train_sampler.py.
 REFINE_HEADS = {
   name: {"first_scale": 9, "depth": 3}
   for name in ("star_d30", "star_d30_512", "star_d30_1024")
