@@ -55,6 +55,7 @@ def training(stage: str) -> ConfigDict:
   c.data_options = data.options()
   if stage == "transformer":
     c.progressive = progressive()
+    c.token_drop = token_drop()
   # Of the exported weights.
   c.licence = "CC BY-SA 4.0; the art they were trained on is listed in NOTICE."
   return c
@@ -68,6 +69,23 @@ def progressive() -> ConfigDict:
   # Until a scale that joined counts fully; VAR takes num_steps / 300.
   p.warmup_steps = 0
   return p
+
+
+def token_drop() -> ConfigDict:
+  """Which tokens a step leaves out; see star_jax/train/token_drop.py."""
+  t = ConfigDict()
+  t.way = ""  # "rarity", "random" or "crop"; empty: a step looks at all tokens
+  # "rarity": how many tokens of each of the last scales a step looks at.
+  t.tail = ()
+  # "random": how many of all tokens a step looks at, and how many of the last
+  # scales lose some (STAR at 1024 px: the last one of 14).
+  t.tokens = 0
+  t.last_scales = 1
+  # "crop": side of the square that is kept of each of the last scales, and how
+  # far the next one stays away from its border, in tokens.
+  t.sides = ()
+  t.edge = 3
+  return t
 
 
 def optimizer() -> ConfigDict:

@@ -62,7 +62,7 @@ def test_config_describes_a_model(name, arg):
 def test_configs_of_stage_2_have_every_key_that_the_step_reads(name):
   config = load(name)
   if config.stage == "transformer":
-    keys = {"cond_drop_rate", "tail_tokens", "scale_weights", "sampling"}
+    keys = {"cond_drop_rate", "token_drop", "scale_weights", "sampling"}
     keys.add("classes" if config.model.get("num_classes") else "text")
     assert keys <= set(config)
 
