@@ -102,8 +102,8 @@ class ScaleSchedule:
     try:
       return cls(
         tuple(
-          (int(h), int(w or h))
-          for h, _, w in (side.partition("x") for side in text.split(","))
+          (int(h), int(w if cross else h))
+          for h, cross, w in (side.partition("x") for side in text.split(","))
         )
       )
     except ValueError as error:

@@ -68,8 +68,8 @@ def grow_tokenizer(
     phi: of PHI_WAYS.
 
   Raises:
-    ValueError: an unknown way, or the official list for other numbers than
-      those it was written for.
+    ValueError: an unknown way, the official list for other numbers than those
+      it was written for, or a phi that the old schedule had no scale for.
   """
   if phi not in PHI_WAYS:
     raise ValueError(f"phi is one of {', '.join(PHI_WAYS)}, got {phi!r}.")
@@ -86,14 +86,16 @@ def grow_tokenizer(
   if count:
     phi_old = phi_indices(old.num_scales, count)
     phi_new = _new_phi(old, schedule, count, phi)
-    shared = bool(config.share_quant_resi)
-    if not shared or phi_new != phi_indices(schedule.num_scales, count):
-      if shared:
-        changes["share_quant_resi"] = schedule.num_scales
-      for j in range(count):
-        del quantizer[f"phi_{j}"]
-      for k, j in enumerate(phi_new):
-        quantizer[f"phi_{k}"] = params["quantizer"][f"phi_{j}"]
+    trained = {j: quantizer.pop(f"phi_{j}") for j in sorted(set(phi_old))}
+    _check_trained(trained, phi_new)
+    names = phi_new
+    by_rule = phi_new == phi_indices(schedule.num_scales, count)
+    if not (by_rule and config.share_quant_resi):
+      names = range(schedule.num_scales)
+      changes["share_quant_resi"] = (
+        schedule.num_scales if config.share_quant_resi else 0
+      )
+    quantizer |= {f"phi_{i}": trained[j] for i, j in zip(names, phi_new)}
   return GrownTokenizer(
     config=dataclasses.replace(config, **changes),
     params={**params, "quantizer": quantizer},
@@ -114,19 +116,21 @@ def describe_phi(
     before: the other schedule.
   """
   count = num_phi(config)
-  parts = [params["quantizer"][f"phi_{j}"] for j in range(count)]
-  first = [
-    next(i for i, other in enumerate(parts) if _equal(other, part))
-    for part in parts
-  ]
-  distinct = sorted(set(first))
-  new = phi_indices(config.schedule.num_scales, count) if count else ()
-  return _describe(
-    before,
-    phi_indices(before.num_scales, len(distinct)) if count else (),
-    config.schedule,
-    tuple(distinct.index(first[j]) for j in new),
-  )
+  if not count:
+    return _describe(before, (), config.schedule, ())
+  new = phi_indices(config.schedule.num_scales, count)
+  old = phi_indices(before.num_scales, count)
+  parts = {j: params["quantizer"][f"phi_{j}"] for j in sorted(set(new))}
+  first = {
+    j: next(i for i, other in parts.items() if _equal(other, part))
+    for j, part in parts.items()
+  }
+  distinct = sorted(set(first.values()))
+  if len(distinct) < len(parts):
+    # Copies, one a scale: what they were made of is counted anew.
+    old = phi_indices(before.num_scales, len(distinct))
+    new = tuple(distinct.index(first[j]) for j in new)
+  return _describe(before, old, config.schedule, new)
 
 
 def _new_phi(
@@ -148,6 +152,17 @@ def _new_phi(
   return phi_indices(new.num_scales, count)
 
 
+def _check_trained(trained: Mapping[int, Any], wanted: Sequence[int]) -> None:
+  """ValueError where a scale needs a phi that no old scale had."""
+  absent = sorted(set(wanted) - set(trained))
+  if absent:
+    raise ValueError(
+      f"The new schedule needs phi {', '.join(map(str, absent))}, the scales of"
+      f" the old one only had {', '.join(map(str, trained))}; phi='side' takes"
+      " that of the old scale whose map is nearest in size."
+    )
+
+
 def _equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
   return all(np.array_equal(a[key], b[key]) for key in a)
 
@@ -160,7 +175,7 @@ def _describe(
 ) -> str:
   if not phi_old:
     return "Tokenizer: no phi, so that the number of scales changes nothing."
-  lines = ["Tokenizer: which phi each scale uses (by k / (K - 1), if shared)."]
+  lines = ["Tokenizer: the phi of each scale, which hangs on k / (K - 1)."]
   for when, schedule, phi in (("old", old, phi_old), ("new", new, phi_new)):
     lines.append(
       f"  {when}, K = {schedule.num_scales} ({schedule.describe()}):"

@@ -1,6 +1,7 @@
 """A trained model as the start of one with more scales."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -69,6 +70,17 @@ def test_levels_by_side_lie_between_their_neighbours():
   np.testing.assert_allclose(rows[4], table[2], atol=1e-6)
 
 
+def test_the_second_of_two_equal_sides_comes_from_the_second():
+  old = config(1, 2, 4, 4)
+  new = dataclasses.replace(
+    old, schedule=ScaleSchedule.from_patch_nums([1, 2, 4, 8])
+  )
+  trained, _, grown = grow(old, new, "side")
+  np.testing.assert_allclose(
+    grown.params["lvl_embed"], trained["lvl_embed"], atol=1e-6
+  )
+
+
 def test_positions_by_side_are_resized_maps():
   old, new = (
     config(1, 2, position="absolute"),
@@ -133,6 +145,9 @@ def test_a_run_starts_from_one_with_fewer_scales(tmp_path, capsys):
   assert summary["step"] == 2
   said = capsys.readouterr().out
   assert "Grown lvl_embed: 2 levels kept, 1 fresh" in said
+  # The synthetic tokenizer has four phi.
+  assert "old, K = 2 (1, 2): 0, 3" in said
+  assert re.search(r"new, K = 3 \(1, 2, 3\): 0, \d, 3", said)
   with pytest.raises(ValueError, match="written by another configuration"):
     train_and_evaluate(
       run_config((1, 2, 3), init_from=start["init_from"]), tmp_path / "other"
@@ -141,4 +156,4 @@ def test_a_run_starts_from_one_with_fewer_scales(tmp_path, capsys):
 
 def test_only_transformers_grow(tmp_path):
   with pytest.raises(ValueError, match="No checkpoint in"):
-    load_grown(str(tmp_path), config(1, 2), {}, "index")
+    load_grown(str(tmp_path), config(1, 2), {}, "index", tokenizer=None)
