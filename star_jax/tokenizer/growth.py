@@ -112,7 +112,7 @@ def describe_phi(
   would by the rule.
 
   Args:
-    config, params: of a tokenizer; equal phi count as one.
+    config, params: of a tokenizer; of one phi a scale equal ones count as one.
     before: the other schedule.
   """
   count = num_phi(config)
@@ -126,8 +126,8 @@ def describe_phi(
     for j, part in parts.items()
   }
   distinct = sorted(set(first.values()))
-  if len(distinct) < len(parts):
-    # Copies, one a scale: what they were made of is counted anew.
+  if count == len(new) and len(distinct) < count:
+    # One a scale, some of them copies: what they were made of is counted anew.
     old = phi_indices(before.num_scales, len(distinct))
     new = tuple(distinct.index(first[j]) for j in new)
   return _describe(before, old, config.schedule, new)
