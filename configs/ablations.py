@@ -141,7 +141,6 @@ def training() -> ConfigDict:
   c.optimizer.schedule = "lin0"
   c.optimizer.warmup_steps = 50
   c.cond_drop_rate = 0.1
-  c.tail_tokens = ()
   c.scale_weights = ()
   c.model = ConfigDict(model())
   c.tokenizer_path = ""

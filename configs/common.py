@@ -36,7 +36,8 @@ def training(stage: str) -> ConfigDict:
   c.seed = 0
   c.batch_size = 32  # over all processes
   c.num_steps = 10_000
-  # Workdir of a finished run whose parameters this run starts from.
+  # Workdir of a finished run whose parameters this run starts from; with grow
+  # also the folder of a bundle.
   c.init_from = ""
   # How it grows if that run has another schedule, "index" or "side"; empty: it
   # may not. See star_jax/train/grow.py.
@@ -55,6 +56,7 @@ def training(stage: str) -> ConfigDict:
   c.data_options = data.options()
   if stage == "transformer":
     c.progressive = progressive()
+    c.token_drop = token_drop()
   if stage != "tokenizer":
     # Shapes of pictures to train on, such as ("1:1", "16:9"), each batch of
     # one; (): the tokenizer's own.
@@ -72,6 +74,23 @@ def progressive() -> ConfigDict:
   # Until a scale that joined counts fully; VAR takes num_steps / 300.
   p.warmup_steps = 0
   return p
+
+
+def token_drop() -> ConfigDict:
+  """Which tokens a step leaves out; see star_jax/train/token_drop.py."""
+  t = ConfigDict()
+  t.way = ""  # "rarity", "random" or "crop"; empty: a step looks at all tokens
+  # "rarity": how many tokens of each of the last scales a step looks at.
+  t.tail = ()
+  # "random": how many of all tokens a step looks at, and how many of the last
+  # scales lose some (STAR at 1024 px: the last one of 14).
+  t.tokens = 0
+  t.last_scales = 1
+  # "crop": side of the square that is kept of each of the last scales, and how
+  # far the next one stays away from its border, in tokens.
+  t.sides = ()
+  t.edge = 3
+  return t
 
 
 def optimizer() -> ConfigDict:

@@ -84,8 +84,8 @@ PRESETS = {
   "var_d36": {**_var(36), "schedule": "512", "adaptive_norm": "shared"},
 }
 
-# Refinement heads that the official files of these models may hold. The index of
-# the coarsest refined scale, which no shape tells, is `sample_from_idx` in the
+# Refinement heads that the official files of these models may hold. No shape
+# tells the index of the coarsest refined scale: it is `sample_from_idx` in the
 # authors' sample.py and train_sampler.py.
 REFINE_HEADS = {
   name: {"first_scale": 9, "depth": 3}

@@ -41,7 +41,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.weight_decay_end = 0.0
   c.optimizer.ema_decay = 0.9999
   c.cond_drop_rate = 0.1
-  c.tail_tokens = ()
   c.scale_weights = ()
   c.model = ConfigDict(PRESETS["test" if runlocal else size])
   c.tokenizer_path = "runs/tokenizer_256/bundle"

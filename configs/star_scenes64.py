@@ -35,9 +35,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.warmup_steps = 100
   c.optimizer.ema_decay = 0.999
   c.cond_drop_rate = 0.1
-  # How many tokens of each of the last scales a step looks at, drawn anew; ():
-  # all. They are most of the tokens and say least about what is in a picture.
-  c.tail_tokens = () if runlocal else (64, 32)
+  # The last scales are most of the tokens and say least about what is in a
+  # picture; which of them a step looks at is drawn anew.
+  if not runlocal:
+    c.token_drop.update(way="rarity", tail=(64, 32))
   # The first scales say what is where, in few tokens.
   c.scale_weights = () if runlocal else (4.0, 4.0, 2.0, 1.0, 1.0, 1.0)
   c.model = ConfigDict(PRESETS["test"] if runlocal else model())

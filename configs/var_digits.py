@@ -30,7 +30,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.warmup_steps = 50
   c.optimizer.ema_decay = 0.98
   c.cond_drop_rate = 0.1
-  c.tail_tokens = () if runlocal else (24, 24)
+  if not runlocal:
+    c.token_drop.update(way="rarity", tail=(24, 24))
   c.scale_weights = ()
   c.classes = CLASSES
   c.data = "digits"

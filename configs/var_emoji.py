@@ -35,7 +35,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.warmup_steps = 50
   c.optimizer.ema_decay = 0.98
   c.cond_drop_rate = 0.1
-  c.tail_tokens = () if runlocal else (32, 16)
+  if not runlocal:
+    c.token_drop.update(way="rarity", tail=(32, 16))
   c.scale_weights = () if runlocal else (4.0, 4.0, 2.0, 1.0, 1.0, 1.0)
   c.classes = CATEGORIES
   c.data = "cache"

@@ -31,23 +31,25 @@ _OUT = flags.DEFINE_string("out", "results/benchmark", "Folder for results.")
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-  from configs import star_scenes64
+  from configs import common, star_scenes64
   from star_jax.bundle import load_bundle
   from star_jax.metrics.benchmark import benchmark, to_markdown, to_whole
   from star_jax.metrics.report import write_json
   from star_jax.scales import ScaleSchedule
   from star_jax.train.optimizer import build_optimizer
+  from star_jax.train.token_drop import TokenDrop
 
   batches = [to_whole("--batches", b) for b in _BATCHES.value]
   bundle, recipe = load_bundle(_CKPT.value), star_scenes64.get_config()
   schedule = ScaleSchedule.from_patch_nums(recipe.model.schedule)
   same = bundle.tokenizer_config.schedule == schedule
+  drop = recipe.token_drop if same else common.token_drop()
   result = benchmark(
     bundle,
     batches=batches,
     train_batch=_TRAIN_BATCH.value,
     optimizer=build_optimizer(recipe.optimizer, num_steps=1000),
-    tail_tokens=recipe.tail_tokens if same else (),
+    token_drop=TokenDrop(**drop),
     repeats=_REPEATS.value,
   )
   text = to_markdown(result)

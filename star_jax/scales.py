@@ -94,6 +94,35 @@ class ScaleSchedule:
       )
     return cls.from_patch_nums(OFFICIAL_PATCH_NUMS[str(name)])
 
+  @classmethod
+  def from_text(cls, text: str) -> ScaleSchedule:
+    """As a command line says it: an official name, or sides with commas, with
+    HxW for a rectangle: "512", "1,2,4,8", "1,2x3,4x6".
+
+    Raises:
+      ValueError: anything else.
+    """
+    if text in OFFICIAL_PATCH_NUMS:
+      return cls.from_name(text)
+    try:
+      return cls(
+        tuple(
+          (int(h), int(w if cross else h))
+          for h, cross, w in (side.partition("x") for side in text.split(","))
+        )
+      )
+    except ValueError as error:
+      if not str(error).startswith("invalid literal"):
+        raise
+      raise ValueError(
+        f"A schedule is one of {', '.join(OFFICIAL_PATCH_NUMS)} or sides with"
+        f" commas, as in 1,2,4,8 or 1,2x3,4x6; got {text!r}."
+      ) from error
+
+  def describe(self) -> str:
+    """The sides: "1, 2, 4x8"."""
+    return ", ".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
+
   def with_aspect(self, aspect: str) -> ScaleSchedule:
     """The same scales for pictures of another shape.
 
@@ -206,6 +235,38 @@ def check_aspect(aspect: str) -> None:
     f"An aspect ratio is one of {', '.join(ASPECTS)}, got {aspect!r}"
     + (f"; the nearest is {near}." if near else ".")
   )
+
+
+def rows_by_side(old: ScaleSchedule, new: ScaleSchedule) -> np.ndarray:
+  """What each scale of `new` takes over from those of `old`, by size.
+
+  A scale takes from the old one with as many tokens, the second of two such
+  from the second; a size between two old ones from both, in proportion to its
+  logarithm; one beyond them from the end.
+
+  Returns:
+    float64 [K of new, K of old], rows sum to 1.
+  """
+  areas = np.asarray(old.lengths)
+  rows = np.zeros((new.num_scales, old.num_scales))
+  for k, area in enumerate(new.lengths):
+    same = np.flatnonzero(areas == area)
+    if len(same):
+      rank = new.lengths[:k].count(area)
+      rows[k, same[min(rank, len(same) - 1)]] = 1.0
+      continue
+    smaller, larger = areas[areas < area], areas[areas > area]
+    share = 1.0
+    if len(smaller) and len(larger):
+      low, high = np.log(smaller.max()), np.log(larger.min())
+      share = (high - np.log(area)) / (high - low)
+    if len(smaller):
+      last = np.flatnonzero(areas == smaller.max())[-1]
+      rows[k, last] = share
+    if len(larger):
+      first = np.flatnonzero(areas == larger.min())[0]
+      rows[k, first] = 1 - share if len(smaller) else 1.0
+  return rows
 
 
 def nearest_aspect(aspect: str) -> str | None:

@@ -11,11 +11,14 @@ from star_jax.bundle import load_bundle
 from star_jax.model.config import StarConfig
 from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
+from star_jax.sampling.sampler import check_pair
 from star_jax.shapes import parameter_tree
 from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.growth import grow_tokenizer
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.report import parameter_table
+from star_jax.train.token_drop import TokenDrop
 
 FOLDER = pathlib.Path(common.__file__).parent
 
@@ -62,7 +65,7 @@ def test_config_describes_a_model(name, arg):
 def test_configs_of_stage_2_have_every_key_that_the_step_reads(name):
   config = load(name)
   if config.stage == "transformer":
-    keys = {"cond_drop_rate", "tail_tokens", "scale_weights", "sampling"}
+    keys = {"cond_drop_rate", "token_drop", "scale_weights", "sampling"}
     keys.add("classes" if config.model.get("num_classes") else "text")
     assert keys <= set(config)
 
@@ -99,3 +102,36 @@ def test_star_256_has_the_published_sizes(size, millions):
   module = Star(StarConfig.from_dict(load("star_256", size).model.to_dict()))
   count = sum(leaf.size for leaf in jax.tree.leaves(parameter_tree(module)))
   assert count / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+@pytest.mark.parametrize("name, sides", [("star_512", 32), ("star_1024", 64)])
+def test_high_resolutions_are_the_published_model(name, sides):
+  config = load(name)
+  model = StarConfig.from_dict(config.model.to_dict())
+  assert model.schedule.final_grid == (sides, sides)
+  assert tuple(config.data_options.size) == (16 * sides, 16 * sides)
+  assert (model.depth, model.rope_norm, model.rope_theta) == (30, 64.0, 1e4)
+  count = sum(
+    leaf.size for leaf in jax.tree.leaves(parameter_tree(Star(model)))
+  )
+  assert count / 1e6 == pytest.approx(1680, rel=0.02)
+
+
+def test_a_chain_grows_by_levels_alone():
+  bundle = load_bundle(FOLDER.parent / load("star_chain").tokenizer_path)
+  shapes = {}
+  for arg in ("64", "128", "256"):
+    config = load("star_chain", arg)
+    model = StarConfig.from_dict(config.model.to_dict())
+    grown = grow_tokenizer(
+      bundle.tokenizer_config, bundle.params["tokenizer"], model.schedule
+    )
+    check_pair(Star(model), VQVAE(grown.config))
+    assert grown.config.image_size == tuple(config.data_options.size)
+    assert bool(config.init_from) == bool(config.grow) == (arg != "64")
+    assert len(config.scale_weights) == model.schedule.num_scales
+    TokenDrop(**config.token_drop).lengths(model.schedule)
+    tree = parameter_tree(Star(model))
+    assert tree.pop("lvl_embed").shape[0] == model.schedule.num_scales
+    shapes[arg] = jax.tree.map(lambda leaf: leaf.shape, tree)
+  assert shapes["64"] == shapes["128"] == shapes["256"]

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from star_jax.scales import ASPECTS, OFFICIAL_PATCH_NUMS, ScaleSchedule
+from star_jax.scales import (
+  ASPECTS,
+  OFFICIAL_PATCH_NUMS,
+  ScaleSchedule,
+  rows_by_side,
+)
 
 MIXED = ScaleSchedule.from_patch_nums([1, (1, 2), (3, 4)])
 
@@ -116,3 +121,53 @@ def test_coordinates_of_a_rectangle():
     np.testing.assert_array_equal(
       square.coordinates(k, 8.0, "longer_side"), square.coordinates(k, 8.0)
     )
+
+
+@pytest.mark.parametrize("text", ["512", "1,2,4,8", "1,2x3,4x6"])
+def test_a_schedule_as_text(text):
+  schedule = ScaleSchedule.from_text(text)
+  assert ScaleSchedule.parse(schedule.grids) == schedule
+  if "," in text:
+    assert schedule.describe() == text.replace(",", ", ")
+  else:
+    assert schedule == ScaleSchedule.from_name(text)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("1,2,x", r"1,2,4,8 or 1,2x3,4x6; got '1,2,x'"),
+    ("", "sides with commas"),
+    ("300x", "sides with commas"),
+    ("1,0", "positive integers"),
+    ("4,2", "No grid may be larger than the last one"),
+  ],
+)
+def test_text_that_is_no_schedule(text, message):
+  with pytest.raises(ValueError, match=message):
+    ScaleSchedule.from_text(text)
+
+
+def test_rows_by_side():
+  old, new = (
+    ScaleSchedule.from_patch_nums(sides)
+    for sides in ([2, 4, 16, 16], [1, 2, 8, 16, 16, 16, 32])
+  )
+  rows = rows_by_side(old, new)
+  np.testing.assert_allclose(
+    rows,
+    [
+      [1, 0, 0, 0],
+      [1, 0, 0, 0],
+      [0, 0.5, 0.5, 0],
+      [0, 0, 1, 0],
+      [0, 0, 0, 1],
+      [0, 0, 0, 1],
+      [0, 0, 0, 1],
+    ],
+    atol=1e-12,
+  )
+  # Between two of a size and a larger one: from the second of the two.
+  old = ScaleSchedule.from_patch_nums([2, 2, 8])
+  new = ScaleSchedule.from_patch_nums([4, 8])
+  np.testing.assert_allclose(rows_by_side(old, new)[0], [0, 0.5, 0.5])

@@ -30,11 +30,11 @@ from star_jax.sampling.sampler import (
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
-from star_jax.train.kept_tokens import draw_tokens
 from star_jax.train.losses import next_scale_loss
 from star_jax.train.optimizer import Optimizer
 from star_jax.train.state import TrainState
 from star_jax.train.step import train_step
+from star_jax.train.token_drop import TokenDrop
 
 
 def to_whole(flag: str, text: str) -> int:
@@ -54,7 +54,7 @@ def benchmark(
   batches: Sequence[int],
   train_batch: int,
   optimizer: Optimizer,
-  tail_tokens: Sequence[int],
+  token_drop: TokenDrop,
   repeats: int,
 ) -> dict[str, Any]:
   """All timings of a bundle; JSON-able.
@@ -64,8 +64,7 @@ def benchmark(
     batches: sizes the sampler is timed at (guidance on, as by default).
     train_batch: size of the training batch (cached tokens and text).
     optimizer: of the training step.
-    tail_tokens: how many tokens of each of the last scales the training step
-      looks at, as in `draw_tokens`; empty for all.
+    token_drop: which tokens the training step leaves out.
     repeats: runs per figure; the median is given.
 
   Raises:
@@ -90,7 +89,7 @@ def benchmark(
     "repeats": repeats,
     "sampling": [_time_sampler(bundle, b, repeats) for b in batches],
     "training": _time_training(
-      bundle, optimizer, tuple(tail_tokens), train_batch, repeats
+      bundle, optimizer, token_drop, train_batch, repeats
     ),
   }
 
@@ -206,7 +205,7 @@ def _time_sampler(bundle: Bundle, batch: int, repeats: int) -> dict[str, Any]:
 def _time_training(
   bundle: Bundle,
   optimizer: Optimizer,
-  tail_tokens: tuple[int, ...],
+  token_drop: TokenDrop,
   batch: int,
   repeats: int,
 ) -> dict[str, Any]:
@@ -220,18 +219,16 @@ def _time_training(
     "text": _text(batch, bundle.text.max_tokens, config.text_dim),
   }
   frozen = {"quantizer": bundle.params["tokenizer"]["quantizer"]}
-  first = config.schedule.num_scales - len(tail_tokens)
-  looked_at = sum((*config.schedule.lengths[:first], *tail_tokens))
 
   def loss_fn(params, extra, frozen, batch, key, step):
     del step
-    kept = draw_tokens(config.schedule, tail_tokens, batch["idx"], key)
+    kept = token_drop.draw(config.schedule, batch["idx"], key)
     x_BLCv = teacher_forcing_input(config, vqvae, frozen, batch["idx"])
     logits_BLV = star.apply(
       {"params": params},
       x_BLCv,
       batch["text"],
-      kept=kept if tail_tokens else None,
+      kept=kept if token_drop.way else None,
       deterministic=False,
       rngs={"drop_path": key},
     )
@@ -268,7 +265,7 @@ def _time_training(
   seconds = _median_seconds(run, repeats)
   return {
     "batch": batch,
-    "tokens": looked_at,
+    "tokens": sum(token_drop.lengths(config.schedule)),
     "seconds": seconds,
     "steps_per_second": 1 / seconds,
     "peak_bytes": peak_bytes(),

@@ -11,17 +11,20 @@ K: scales, L: tokens of all scales, C: width.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
+from star_jax.bundle import load_bundle
 from star_jax.model.config import StarConfig
-from star_jax.scales import ScaleSchedule
+from star_jax.scales import ScaleSchedule, rows_by_side
+from star_jax.tokenizer.growth import describe_phi
 from star_jax.tokenizer.resize import bilinear_matrix
 from star_jax.train.checkpoint import read_run
+from star_jax.train.frozen import FrozenTokenizer
 
 # "index": row i becomes row i, rows behind the old ones are fresh (the official
 # code); "side": what the old model knows of maps of that size.
@@ -38,12 +41,14 @@ class Grown:
     kept: parameters taken over as they are.
     grown: those with other rows -> a sentence.
     dropped: parameters of the old model without a place in the new one.
+    tokenizer: a sentence on what the schedule changes there, if it differs.
   """
 
   params: dict[str, Any]
   kept: tuple[str, ...]
   grown: dict[str, str]
   dropped: tuple[str, ...]
+  tokenizer: str = ""
 
   def describe(self) -> str:
     """A few lines for the log of a run."""
@@ -51,26 +56,53 @@ class Grown:
     lines += [f"Grown {name}: {what}" for name, what in self.grown.items()]
     if self.dropped:
       lines.append(f"Dropped {', '.join(self.dropped)}.")
+    if self.tokenizer:
+      lines.append(self.tokenizer)
     return "\n".join(lines)
 
 
 def load_grown(
-  run: str, new: StarConfig, fresh: Mapping[str, Any], how: str
+  run: str,
+  new: StarConfig,
+  fresh: Mapping[str, Any],
+  how: str,
+  tokenizer: FrozenTokenizer,
 ) -> Grown:
-  """`grow_star` from the newest checkpoint of another run.
+  """`grow_star` from the newest checkpoint of another run, or from a bundle.
+
+  Args:
+    run: workdir of the run, or folder of the bundle.
+    new, fresh, how: see `grow_star`.
+    tokenizer: of the new model; what its phi do under either schedule is said.
 
   Raises:
-    ValueError: no checkpoint there, one that is no transformer's, or see
+    ValueError: neither is there, or one that is no transformer's, or see
       `grow_star`.
   """
+  old, params = _trained(run)
+  grown = grow_star(params, old, new, fresh, how)
+  if old.schedule == new.schedule:
+    return grown
+  phi = describe_phi(tokenizer.config, tokenizer.params, old.schedule)
+  return dataclasses.replace(grown, tokenizer=phi)
+
+
+def _trained(run: str) -> tuple[StarConfig, Mapping[str, Any]]:
+  """Settings and parameters of what is grown."""
+  if (Path(run) / "bundle.json").is_file():
+    bundle = load_bundle(run)
+    if bundle.star_config is None:
+      raise ValueError(
+        f"{run} holds a tokenizer alone; config.grow starts from a transformer."
+      )
+    return bundle.star_config, bundle.params["star"]
   path, saved, params = read_run(run)
   if saved.get("stage") != "transformer":
     raise ValueError(
       f"{path} holds a {saved.get('stage', 'run of another kind')}; config.grow"
       " starts from a transformer."
     )
-  old = StarConfig.from_dict(saved["model"])
-  return grow_star(params, old, new, fresh, how)
+  return StarConfig.from_dict(saved["model"]), params
 
 
 def grow_star(
@@ -136,16 +168,7 @@ def _grow_levels(
   """Rows of the level embedding."""
   if how == "index":
     return _by_index(trained_KC, fresh_KC, "level")
-  # Between two old sides in proportion to the logarithm; at the ends the row of
-  # the end.
-  sides = [_log_side(grid) for grid in old.grids]
-  order = np.argsort(sides, kind="stable")
-  known, first = np.unique(np.asarray(sides)[order], return_index=True)
-  table = np.asarray(trained_KC)[order][first]
-  wanted = [_log_side(grid) for grid in new.grids]
-  rows = np.stack(
-    [np.interp(wanted, known, column) for column in table.T], axis=1
-  )
+  rows = rows_by_side(old, new) @ np.asarray(trained_KC, np.float64)
   return rows.astype(np.float32), (
     f"{len(rows)} levels by side from {len(trained_KC)}"
   )
@@ -173,10 +196,9 @@ def _grow_positions(
         " them by the size of the map."
       )
     return _by_index(trained_LC, fresh_LC, "position")
-  rows, sources = [], []
-  sides = np.asarray([_log_side(grid) for grid in old.grids])
-  for h, w in new.grids:
-    k = int(np.argmin(np.abs(sides - _log_side((h, w)))))
+  rows = []
+  nearest = np.argmax(rows_by_side(old, new), axis=1).tolist()
+  for (h, w), k in zip(new.grids, nearest):
     begin, end = old.begin_ends[k]
     grid = old.grids[k]
     map_hwC = trained_LC[begin:end].reshape(*grid, -1)
@@ -187,11 +209,6 @@ def _grow_positions(
       map_hwC,
     )
     rows.append(map_hwC.reshape(h * w, -1))
-    sources.append(k)
   return np.concatenate(rows).astype(np.float32), (
-    f"{len(fresh_LC)} positions, the maps resized from the old scales {sources}"
+    f"{len(fresh_LC)} positions, the maps resized from the old scales {nearest}"
   )
-
-
-def _log_side(grid: tuple[int, int]) -> float:
-  return 0.5 * math.log(grid[0] * grid[1])

@@ -1,13 +1,13 @@
-"""Which tokens a training step looks at.
+"""Which tokens of a scale a training step looks at; see token_drop.py.
 
 Most tokens belong to the last scales, and most of those are plain ground, easy
-to predict. A step looks at some of them, those of rare surroundings more often,
-each weighted by how many it stands for, so that loss and attention are those
-over all tokens in the mean over draws.
+to predict. `rare_places` keeps those of rare surroundings more often, each
+weighted by how many it stands for, so that loss and attention are those over
+all tokens in the mean over draws.
 
-What decides is the scale before, which the model sees. Were it the tokens of
-the scale itself, which places are kept, and with which weight, would tell the
-model what it is to predict.
+What decides there is the scale before, which the model sees. Were it the tokens
+of the scale itself, which places are kept, and with which weight, would tell
+the model what it is to predict.
 
 B: batch, L: tokens, l: tokens of one scale, m: tokens kept of it.
 """
@@ -31,53 +31,36 @@ RARITY = 1 / 3
 _ROUNDS = 4
 
 
-def draw_tokens(
-  schedule: ScaleSchedule,
-  tail_tokens: Sequence[int],
-  idx_BL: jax.Array,
-  key: jax.Array,
-) -> KeptTokens:
-  """All tokens of the first scales, some of each of the last.
-
-  Args:
-    schedule: of the model.
-    tail_tokens: how many of each of the last scales are drawn.
-    idx_BL: int32, all tokens.
-    key: PRNG key.
-
-  Raises:
-    ValueError: more scales than there are, or more tokens than they have.
-  """
-  tail = tuple(tail_tokens)
-  first = schedule.num_scales - len(tail)
-  whole = schedule.lengths[max(first, 0) :]
-  if first < 0 or not all(0 < n <= m for n, m in zip(tail, whole)):
-    raise ValueError(
-      "config.tail_tokens says how many tokens of each of the last scales a"
-      f" step looks at; the scales have {schedule.lengths}, got {tail}."
-    )
-  batch, head = idx_BL.shape[0], schedule.num_tokens - sum(whole)
-  index = [jnp.broadcast_to(jnp.arange(head), (batch, head))]
-  weight = [jnp.ones((batch, head))]
-  for k, count in enumerate(tail, first):
-    begin, _ = schedule.begin_ends[k]
-    above_Bl = token_above(schedule, k, idx_BL)
-    share_Bl = keep_probabilities(above_Bl, count)
-    place_Bm = systematic_sample(share_Bl, count, jax.random.fold_in(key, k))
-    index.append(begin + place_Bm)
-    weight.append(1 / jnp.take_along_axis(share_Bl, place_Bm, axis=1))
-  return KeptTokens(
-    jnp.concatenate(index, axis=1),
-    jnp.concatenate(weight, axis=1),
-    (*schedule.lengths[:first], *tail),
-  )
-
-
 def first_scales(kept: KeptTokens, count: int) -> KeptTokens:
   """Those of the first `count` scales."""
   lengths = kept.lengths[:count]
   here = slice(sum(lengths))
   return KeptTokens(kept.index_BL[:, here], kept.weight_BL[:, here], lengths)
+
+
+def rare_places(
+  schedule: ScaleSchedule,
+  k: int,
+  count: int,
+  idx_BL: jax.Array,
+  key: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """`count` places of scale k, rare surroundings first.
+
+  Args:
+    schedule: of the model.
+    k: static.
+    count: m, at most the tokens of the scale.
+    idx_BL: int32, all tokens.
+    key: PRNG key.
+
+  Returns:
+    int32 [B, m], in order, and how many places each stands for, float32.
+  """
+  above_Bl = token_above(schedule, k, idx_BL)
+  share_Bl = keep_probabilities(above_Bl, count)
+  place_Bm = systematic_sample(share_Bl, count, key)
+  return place_Bm, 1 / jnp.take_along_axis(share_Bl, place_Bm, axis=1)
 
 
 def token_above(
@@ -144,3 +127,105 @@ def systematic_sample(
   end_Bl = jnp.cumsum(share_Bl, axis=1)
   place_Bm = jnp.sum(end_Bl[:, None, :] <= point_Bm[:, :, None], axis=-1)
   return jnp.minimum(place_Bm, length - 1).astype(jnp.int32)
+
+
+def random_orders(batch: int, length: int, key: jax.Array) -> jax.Array:
+  """Permutations int32 [B, l], one a sample."""
+  noise_Bl = jax.random.uniform(key, (batch, length))
+  return jnp.argsort(noise_Bl, axis=1).astype(jnp.int32)
+
+
+def last_of_orders(order_Bl: jax.Array, count: int) -> jax.Array:
+  """The last `count` of each permutation, sorted: int32 [B, m].
+
+  The first ones are those that are dropped (golden README, rule 25).
+  """
+  return jnp.sort(order_Bl[:, order_Bl.shape[1] - count :], axis=1)
+
+
+def crop_places(
+  schedule: ScaleSchedule,
+  sides: Sequence[int],
+  edge: int,
+  batch: int,
+  key: jax.Array,
+) -> list[jax.Array]:
+  """Nested squares of the last scales, each drawn within the one before.
+
+  The first lies anywhere; each further one within the square before it without
+  a margin of `edge` tokens, scaled to the grid and rounded half to even
+  (`select_square_region` of STAR-T2I, models/var_drop.py).
+
+  Args:
+    schedule: of the model.
+    sides: of the square of each of the last scales, in tokens.
+    edge: the margin.
+    batch: B.
+    key: PRNG key.
+
+  Returns:
+    For each of these scales the places int32 [B, side ** 2], in order.
+  """
+  first = schedule.num_scales - len(sides)
+  begins, out = [jnp.zeros(batch, jnp.int32)] * 2, []
+  for i, side in enumerate(sides):
+    for axis in range(2):
+      low, count = map(jnp.asarray, _corners(schedule, sides, edge, i, axis))
+      offset_B = jax.random.randint(
+        jax.random.fold_in(key, 2 * i + axis), (batch,), 0, count[begins[axis]]
+      )
+      begins[axis] = low[begins[axis]] + offset_B
+    row_Bs, column_Bs = (begin[:, None] + jnp.arange(side) for begin in begins)
+    width = schedule.grids[first + i][1]
+    place = row_Bs[:, :, None] * width + column_Bs[:, None, :]
+    out.append(place.reshape(batch, side**2))
+  return out
+
+
+def check_crop(
+  schedule: ScaleSchedule, sides: Sequence[int], edge: int
+) -> None:
+  """ValueError unless every square always has a place within that before."""
+  if len(sides) > schedule.num_scales:
+    raise ValueError(
+      "config.token_drop.sides has a square for each of the last scales; there"
+      f" are {schedule.num_scales}, got {tuple(sides)}."
+    )
+  if edge < 0 or min(sides) < 1:
+    raise ValueError(
+      "config.token_drop.sides are positive and config.token_drop.edge is from"
+      f" 0 on, got {tuple(sides)} and {edge}."
+    )
+  for axis in range(2):
+    reached = np.zeros(1, np.int32)
+    for i, side in enumerate(sides):
+      low, count = _corners(schedule, sides, edge, i, axis)
+      if count[reached].min() < 1:
+        grid = schedule.grids[schedule.num_scales - len(sides) + i]
+        within = f" and the square before it, less {edge} tokens at each border"
+        raise ValueError(
+          f"config.token_drop.sides is {tuple(sides)}: a square of side {side}"
+          f" does not always fit into the grid {grid}{within if i else ''}."
+        )
+      reached = np.unique(
+        np.concatenate([low[c] + np.arange(count[c]) for c in reached])
+      )
+
+
+def _corners(
+  schedule: ScaleSchedule, sides: Sequence[int], edge: int, i: int, axis: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where a square may begin along an axis, for each beginning of the one
+  before it: first place and number of places, int32."""
+  first = schedule.num_scales - len(sides)
+  length, side = schedule.grids[first + i][axis], sides[i]
+  if i == 0:
+    return np.zeros(1, np.int32), np.asarray([length - side + 1], np.int32)
+  before, square = schedule.grids[first + i - 1][axis], sides[i - 1]
+  begin = np.arange(max(before - square + 1, 1))
+  # In float64 and in this order, as the authors' code does.
+  low, high = (
+    np.round((begin + inset) / before * length).astype(np.int32)
+    for inset in (edge, square - edge)
+  )
+  return low, high - side + 1 - low

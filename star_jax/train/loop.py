@@ -198,7 +198,9 @@ class _Run:
         f"config.grow is for the transformer, config.stage is {config.stage!r}."
       )
     fresh = jax.device_get(state.params)
-    grown = load_grown(config.init_from, task.star_config, fresh, config.grow)
+    grown = load_grown(
+      config.init_from, task.star_config, fresh, config.grow, task.tokenizer
+    )
     print(grown.describe(), flush=True)
     return grown.params
 

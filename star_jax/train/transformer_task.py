@@ -20,7 +20,7 @@ from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
 from star_jax.shapes import example_inputs
 from star_jax.teacher_forcing import teacher_forcing_input
-from star_jax.train.kept_tokens import draw_tokens, first_scales
+from star_jax.train.kept_tokens import first_scales
 from star_jax.train.losses import next_scale_loss
 from star_jax.train.progressive import build_stages
 from star_jax.train.sample_sheet import (
@@ -37,6 +37,7 @@ from star_jax.train.token_data import (
   load_condition,
   load_tokenizer,
 )
+from star_jax.train.token_drop import TokenDrop
 
 PyTree = Any
 
@@ -49,10 +50,11 @@ class TransformerTask:
   def __init__(self, config):
     self.config = config
     self.star_config = StarConfig.from_dict(config.model.to_dict())
-    if config.tail_tokens and self.star_config.prediction == "token":
+    self.token_drop = TokenDrop(**config.token_drop)
+    if self.token_drop.way and self.star_config.prediction == "token":
       raise ValueError(
-        "config.tail_tokens leaves tokens of the last scales out, which a model"
-        " that predicts token by token must read: set it to ()."
+        "config.token_drop leaves tokens of the last scales out, which a model"
+        " that predicts token by token must read: set its way to ''."
       )
     self.star = Star(self.star_config)
     self.tokenizer = load_tokenizer(config, self.star_config)
@@ -63,6 +65,8 @@ class TransformerTask:
       self.tokenizer,
       load_condition(config, self.star_config),
     )
+    for shape in self.data.shapes.values():
+      self.token_drop.lengths(shape.star_config.schedule)
     self.frozen = self.data.frozen()
     self._sheet = SampleSheet(config, self.data)
     self.stages = build_stages(
@@ -99,8 +103,8 @@ class TransformerTask:
     if train:
       rate = self.config.cond_drop_rate
       given = drop_condition(given, frozen["null"], rate, drop_key)
-      if self.config.tail_tokens:
-        kept = draw_tokens(schedule, self.config.tail_tokens, idx_BL, tail_key)
+      if self.token_drop.way:
+        kept = self.token_drop.draw(schedule, idx_BL, tail_key)
         lengths = kept.lengths
         if stage is not None:
           kept = first_scales(kept, stage + 1)

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from star_jax.model.star import KeptTokens, Star
+from star_jax.train.kept_tokens import last_of_orders
 from star_jax.train.losses import token_losses
+from star_jax.train.token_drop import TokenDrop
 from tests.golden.conftest import cases_of
 from tests.golden.star_cases import QUICK, text_states
 from tests.golden.star_refine_test import KIND, setup
@@ -51,3 +54,28 @@ def test_logits_and_loss_of_the_kept_tokens(name, case, mode):
   np.testing.assert_allclose(
     np.mean(loss_BL) * batch, tensors[f"drop_{mode}.loss"][0], rtol=1e-5
   )
+
+
+@pytest.mark.parametrize(("name", "case"), cases_of(KIND))
+def test_the_tokens_that_a_permutation_keeps(name, case):
+  """Rule 25: its first entries are dropped, of the scales from one on."""
+  config, _, _, _, tensors = setup(case, "persample")
+  if "drop.randperm" not in tensors:
+    pytest.skip("the case drops no tokens")
+  schedule, spec = config.schedule, case["drop_scale"]
+  begin = schedule.begin_ends[spec["drop_start_idx"]][0]
+  last_scales = schedule.num_scales - spec["drop_start_idx"]
+  settings = TokenDrop(
+    **common.token_drop().to_dict()
+    | dict(
+      way="random", tokens=spec["drop_scale_length"], last_scales=last_scales
+    )
+  )
+  lengths = settings.lengths(schedule)
+  assert sum(lengths) == spec["drop_scale_length"]
+  kept = np.flatnonzero(tensors["drop.keep_indices"])
+  if last_scales > 1:
+    pytest.skip("several scales share the drop there, each has its own here")
+  order_Bl = jnp.asarray(tensors["drop.randperm"])[None]
+  ours = begin + last_of_orders(order_Bl, lengths[-1])[0]
+  np.testing.assert_array_equal(ours, kept[kept >= begin])

@@ -9,6 +9,7 @@ from configs import common
 from star_jax.bundle import load_bundle
 from star_jax.metrics import benchmark
 from star_jax.train.optimizer import build_optimizer
+from star_jax.train.token_drop import TokenDrop
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
@@ -35,7 +36,9 @@ def test_tiny_bundle(tmp_path):
     batches=[1, 2],
     train_batch=2,
     optimizer=build_optimizer(common.optimizer(), num_steps=10),
-    tail_tokens=(2,),
+    token_drop=TokenDrop(
+      **common.token_drop().to_dict() | dict(way="rarity", tail=(2,))
+    ),
     repeats=2,
   )
   json.dumps(result)

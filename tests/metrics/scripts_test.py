@@ -22,6 +22,8 @@ def script(name, *args, cwd):
     ("evaluate.py", ["--ckpt=nowhere"], "no bundle at nowhere"),
     ("evaluate.py", ["scenes"], "Unknown arguments: scenes"),
     ("benchmark.py", ["--batches=1,x"], "got 'x'"),
+    ("grow_tokenizer.py", ["--schedule=1,2"], "--out is needed"),
+    ("grow_tokenizer.py", ["--schedule=1,y", "--out=z"], "got '1,y'"),
   ],
 )
 def test_mistakes(tmp_path, name, args, message):

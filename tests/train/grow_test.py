@@ -1,6 +1,7 @@
 """A trained model as the start of one with more scales."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from configs import star_scenes64
 from star_jax import testing
+from star_jax.bundle import load_bundle, save_bundle
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.scales import ScaleSchedule
@@ -67,6 +69,17 @@ def test_levels_by_side_lie_between_their_neighbours():
   np.testing.assert_allclose(rows[2], between, atol=1e-6)
   # Beyond the largest known map nothing is known but its row.
   np.testing.assert_allclose(rows[4], table[2], atol=1e-6)
+
+
+def test_the_second_of_two_equal_sides_comes_from_the_second():
+  old = config(1, 2, 4, 4)
+  new = dataclasses.replace(
+    old, schedule=ScaleSchedule.from_patch_nums([1, 2, 4, 8])
+  )
+  trained, _, grown = grow(old, new, "side")
+  np.testing.assert_allclose(
+    grown.params["lvl_embed"], trained["lvl_embed"], atol=1e-6
+  )
 
 
 def test_positions_by_side_are_resized_maps():
@@ -133,6 +146,9 @@ def test_a_run_starts_from_one_with_fewer_scales(tmp_path, capsys):
   assert summary["step"] == 2
   said = capsys.readouterr().out
   assert "Grown lvl_embed: 2 levels kept, 1 fresh" in said
+  # The synthetic tokenizer has four phi.
+  assert "old, K = 2 (1, 2): 0, 3" in said
+  assert re.search(r"new, K = 3 \(1, 2, 3\): 0, \d, 3", said)
   with pytest.raises(ValueError, match="written by another configuration"):
     train_and_evaluate(
       run_config((1, 2, 3), init_from=start["init_from"]), tmp_path / "other"
@@ -141,4 +157,29 @@ def test_a_run_starts_from_one_with_fewer_scales(tmp_path, capsys):
 
 def test_only_transformers_grow(tmp_path):
   with pytest.raises(ValueError, match="No checkpoint in"):
-    load_grown(str(tmp_path), config(1, 2), {}, "index")
+    load_grown(str(tmp_path), config(1, 2), {}, "index", tokenizer=None)
+
+
+def test_a_bundle_is_a_start_and_loses_its_learned_positions(tmp_path):
+  testing.save_tiny_bundle(tmp_path)
+  bundle = load_bundle(tmp_path)
+  old = bundle.star_config
+  more = dataclasses.replace(old, position="rope+absolute")
+  drawn = params_of(old, 5)
+  grown = load_grown(str(tmp_path), old, drawn, "side", tokenizer=None)
+  jax.tree.map(
+    np.testing.assert_array_equal, grown.params, bundle.params["star"]
+  )
+  assert not grown.dropped and not grown.grown
+  # The other way round: a model with positions becomes one without.
+  free = grow_star(params_of(more, 1), more, old, drawn, "side")
+  assert free.dropped == ("pos_embed",)
+  assert "Dropped pos_embed." in free.describe()
+  save_bundle(
+    tmp_path / "tokenizer",
+    tokenizer_config=bundle.tokenizer_config,
+    tokenizer_params=bundle.params["tokenizer"],
+    licence="none",
+  )
+  with pytest.raises(ValueError, match=r"holds a tokenizer alone; config\.grow"):
+    load_grown(str(tmp_path / "tokenizer"), old, drawn, "side", tokenizer=None)

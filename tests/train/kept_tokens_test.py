@@ -1,14 +1,21 @@
 """The tokens of a step: probabilities, exactness of sums, rare ones first."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from star_jax.scales import ScaleSchedule
 from star_jax.train import kept_tokens
+from star_jax.train.token_drop import TokenDrop
 
 SCHEDULE = ScaleSchedule.from_patch_nums([1, 2, 4])
+RARITY = TokenDrop(
+  **common.token_drop().to_dict() | dict(way="rarity", tail=(2, 5))
+)
 
 
 def tokens(batch=3):
@@ -42,11 +49,7 @@ def test_each_token_is_kept_with_its_probability(count):
 
 def test_only_the_scale_before_decides():
   idx_BL = tokens()
-  run = jax.jit(
-    lambda idx_BL: kept_tokens.draw_tokens(
-      SCHEDULE, (2, 5), idx_BL, jax.random.key(3)
-    )
-  )
+  run = jax.jit(lambda idx_BL: RARITY.draw(SCHEDULE, idx_BL, jax.random.key(3)))
   kept = run(idx_BL)
   other = run(idx_BL.at[:, 5:].set(0))
   np.testing.assert_array_equal(kept.index_BL, other.index_BL)
@@ -71,7 +74,7 @@ def test_weighted_sums_are_those_of_all_tokens_in_the_mean():
 
   @jax.jit
   def sums(key):
-    kept = kept_tokens.draw_tokens(SCHEDULE, (2, 5), idx_BL, key)
+    kept = RARITY.draw(SCHEDULE, idx_BL, key)
     values = jnp.take_along_axis(values_BL, kept.index_BL, axis=1)
     return values * kept.weight_BL
 
@@ -84,7 +87,8 @@ def test_weighted_sums_are_those_of_all_tokens_in_the_mean():
 
 
 def test_whole_scales_are_kept_as_they_are():
-  kept = kept_tokens.draw_tokens(SCHEDULE, (16,), tokens(), jax.random.key(0))
+  whole = dataclasses.replace(RARITY, tail=(16,))
+  kept = whole.draw(SCHEDULE, tokens(), jax.random.key(0))
   np.testing.assert_array_equal(kept.index_BL, np.tile(np.arange(21), (3, 1)))
   np.testing.assert_allclose(kept.weight_BL, 1.0, rtol=1e-5)
   assert kept.lengths == SCHEDULE.lengths

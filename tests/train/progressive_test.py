@@ -110,6 +110,9 @@ def test_values_outside_their_range(change, message):
     build_stages(**{**values, **change})
 
 
+DROP = dict(way="rarity", tail=(2, 4))
+
+
 def config(**changes):
   """Scales 1, 2, 3 in 8 steps: the first stage is scale 0 alone."""
   c = star_scenes64.get_config("runlocal")
@@ -126,10 +129,10 @@ def config(**changes):
 
 
 @pytest.mark.parametrize(
-  "tail_tokens", [pytest.param((), marks=pytest.mark.long), (2, 4)]
+  "drop", [pytest.param({}, marks=pytest.mark.long), DROP]
 )
-def test_a_stage_does_not_see_the_tokens_of_later_scales(tail_tokens):
-  task = TransformerTask(config(tail_tokens=tail_tokens))
+def test_a_stage_does_not_see_the_tokens_of_later_scales(drop):
+  task = TransformerTask(config(token_drop=drop))
   assert [task.stages.at(it) for it in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
   batch = next(task.train_batches())
   params, extra = jax.jit(task.init)(jax.random.key(0))

@@ -191,7 +191,7 @@ def test_the_decoder_may_change_under_a_cache(parts):
 
 
 def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
-  task = task_of(parts, cached, tail_tokens=(1,))
+  task = task_of(parts, cached, token_drop=dict(way="rarity", tail=(1,)))
   batch = next(task.train_batches())
   params, extra = jax.jit(task.init)(jax.random.key(0))
   loss = jax.jit(task.loss, static_argnums=5, compiler_options=quick.OPTIONS)
@@ -204,9 +204,8 @@ def test_a_step_may_look_at_a_part_of_the_last_scale(parts, cached):
   assert len({tail(0, seed) for seed in range(30)}) > 3
   assert len({tail(None, seed) for seed in range(3)}) == 1
   for wrong in ((5,), (0,), (1, 1, 1)):
-    task.config.tail_tokens = wrong
     with pytest.raises(ValueError, match=r"the scales have \(1, 4\), got"):
-      task.loss(params, extra, task.frozen, batch, jax.random.key(0), 0)
+      task_of(parts, cached, token_drop=dict(way="rarity", tail=wrong))
 
 
 def test_cache_of_another_text_window_is_refused(parts, cached):
