@@ -10,6 +10,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs import data
+from star_jax.scales import ASPECTS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -49,4 +50,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.copy = ConfigDict(dict(num_real=300))
 
   c.ranking = ConfigDict(dict(n=100))
+
+  c.shapes = ConfigDict(
+    dict(
+      n=100,  # scenes of each shape
+      aspects=ASPECTS,
+      rope_coords="",  # coordinates in place of the model's own
+    )
+  )
   return c

@@ -55,11 +55,18 @@ class Context:
   def image_size(self) -> tuple[int, int]:
     return self.bundle.tokenizer_config.image_size
 
-  def scenes(self, split: str) -> SceneGenerator:
-    """Scenes as in training, of the seed of the measurement."""
+  def scenes(
+    self, split: str, size: tuple[int, int] | None = None
+  ) -> SceneGenerator:
+    """Scenes as in training, of the seed of the measurement.
+
+    Args:
+      split: see `SceneConfig`.
+      size: (H, W) in pixels, by default the model's own.
+    """
     options = dict(self.config.data_options.scenes)
     options |= {
-      "size": self.image_size,
+      "size": size or self.image_size,
       "seed": self.config.seed,
       "split": split,
       "styles": tuple(options["styles"]),

@@ -18,6 +18,8 @@ from star_jax.metrics.context import Context
 
 # In the order in which "all" runs them: quick ones first.
 PARTS = ("tokenizer", "precision", "scenes", "icons", "copy", "ranking")
+# Those that are for some models only.
+MORE_PARTS = ("shapes",)
 # Raised when a measure changes, so that older results are not kept.
 VERSION = 1
 # Parts that also read the settings of another one.
@@ -39,7 +41,8 @@ def evaluate(
   A part whose result file fits the bundle and the settings is not run again.
 
   Args:
-    what: one of PARTS, "all", or several joined by commas.
+    what: one of PARTS or MORE_PARTS, "all" of PARTS, or several joined by
+      commas.
     bundle: from `load_bundle`.
     config: configs/evaluate.py.
     out_dir: gets <part>.json, pictures and the generated samples.
@@ -81,9 +84,10 @@ def _parse_parts(what: str) -> list[str]:
     return list(PARTS)
   parts = [p.strip() for p in what.split(",")]
   for part in parts:
-    if part not in PARTS:
+    if part not in (*PARTS, *MORE_PARTS):
       raise ValueError(
-        f"--what is one of {', '.join(PARTS)} or all, got {part!r}."
+        f"--what is one of {', '.join((*PARTS, *MORE_PARTS))} or all, got"
+        f" {part!r}."
       )
   return parts
 

@@ -181,5 +181,5 @@ def test_a_bundle_is_a_start_and_loses_its_learned_positions(tmp_path):
     tokenizer_params=bundle.params["tokenizer"],
     licence="none",
   )
-  with pytest.raises(ValueError, match=r"holds a tokenizer alone; config\.grow"):
+  with pytest.raises(ValueError, match="holds a tokenizer alone"):
     load_grown(str(tmp_path / "tokenizer"), old, drawn, "side", tokenizer=None)
