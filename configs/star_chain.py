@@ -1,12 +1,13 @@
-"""From 64 over 128 to 256 px: one small model grown twice, on scenes.
+"""From 64 over 128 to 256 px: the shipped model grown twice, in all shapes.
 
-Rotary positions alone, so that growing adds nothing but rows of the level
-embedding, by the side of the map. The tokenizer is the shipped one under larger
-schedules, with the same weights; on 32 scenes of held-out combinations (8 at
-256 px) it reaches 28.0 dB at 64, 28.2 at 128 and 29.8 dB at 256 px, and 54 to
-97% of the tokens of a scale are the same at 64 and 128 px. A
-second scale of 32 x 32 would make 30.6 dB of the 28.2, at 2,389 tokens instead
-of 1,365.
+Rotary positions alone: a model of 64 px starts from the shipped weights without
+their learned positions and learns nine shapes of pictures; growing then adds
+nothing but rows of the level embedding, by the size of the map. The tokenizer
+is the shipped one under larger schedules, with the same weights; on 32 scenes
+of held-out combinations (8 at 256 px) it reaches 28.0 dB at 64, 28.2 at 128 and
+29.8 dB at 256 px, and 54 to 97% of the tokens of a scale are the same at 64 and
+128 px. A second scale of 32 x 32 would make 30.6 dB of the 28.2, at 2,389
+tokens instead of 1,365.
 
   python launch/grow_tokenizer.py --schedule=1,2,4,8,16,32 \
     --out=runs/chain_128_tokenizer
@@ -18,13 +19,15 @@ of 1,365.
       --workdir=runs/chain_$size
   done
 
-Without an argument, --config=configs/star_chain.py is the model of 64 px; at
-128 and 256 px config.init_from is the run before.
+Without an argument --config=configs/star_chain.py is the model of 64 px; at
+128 and 256 px config.init_from is the run before. Controls of the same budget:
+`64square` sees squares alone, `64axes` divides each axis by its own length (the
+official coordinates), `128scratch` starts from nothing.
 
-3.1M parameters. GFLOP a picture: 3.5, 5.6 and 12.3, of 181, 277 and 525 of the
-597, 1,365 and 5,461 tokens; at the 160 GFLOP/s that the shipped model reaches
-on two AMD EPYC cores each run takes about an hour, beside its token cache.
-Expected: not run here beyond two steps of each.
+7.3M parameters; a step looks at 181, 277 and 525 of the 597, 1,365 and 5,461
+tokens of a square. 8.7 GFLOP a picture at 64 px, so that its 32,000 take 35
+minutes of two AMD EPYC cores.
+Expected: not run here yet beyond a few steps.
 """
 
 from __future__ import annotations
@@ -35,14 +38,16 @@ from ml_collections import ConfigDict
 
 from configs import common, star_scenes64
 from configs.presets import PRESETS
+from star_jax.scales import ASPECTS
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """What differs between the resolutions.
 
-  schedule: of tokens of 4 px. tokenizer: bundle. parent: the run before.
-  token_drop: see configs/common.py. examples: pictures in the token cache.
+  schedule: of tokens of 4 px. tokenizer: bundle. parent: the run, or bundle,
+  before. token_drop: see configs/common.py. examples: pictures in the token
+  cache. aspects: shapes of pictures. rope_coords: of the model.
   """
 
   schedule: tuple[int, ...]
@@ -53,18 +58,21 @@ class Stage:
   num_steps: int
   learning_rate: float
   examples: int
+  aspects: tuple[str, ...] = ("1:1", "16:9", "9:16")
+  rope_coords: str = "longer_side"
 
 
 STAGES = {
   "64": Stage(
     (1, 2, 4, 8, 16, 16),
     "star_jax/bundles/scenes64",
-    "",
+    "star_jax/bundles/scenes64",
     dict(way="rarity", tail=(64, 32)),  # 181 tokens of 597
     batch_size=32,
-    num_steps=5_000,
-    learning_rate=4e-3,
-    examples=100_000,
+    num_steps=1_000,
+    learning_rate=2e-3,
+    examples=36_000,
+    aspects=ASPECTS,
   ),
   "128": Stage(
     (1, 2, 4, 8, 16, 32),
@@ -72,9 +80,9 @@ STAGES = {
     "runs/chain_64",
     dict(way="rarity", tail=(96, 96)),  # 277 tokens of 1,365
     batch_size=32,
-    num_steps=3_000,
+    num_steps=2_000,
     learning_rate=2e-3,
-    examples=50_000,
+    examples=60_000,
   ),
   # Rarity compares all tokens of a scale with each other, too many here.
   "256": Stage(
@@ -83,16 +91,22 @@ STAGES = {
     "runs/chain_128",
     dict(way="crop", sides=(10, 12, 14), edge=1),  # 525 tokens of 5,461
     batch_size=16,
-    num_steps=3_000,
+    num_steps=2_000,
     learning_rate=2e-3,
-    examples=20_000,
+    examples=12_000,
   ),
+}
+CONTROLS = {
+  "64square": dataclasses.replace(STAGES["64"], aspects=()),
+  "64axes": dataclasses.replace(STAGES["64"], rope_coords="checkpoint"),
+  "128scratch": dataclasses.replace(STAGES["128"], parent=""),
 }
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  stage = STAGES.get(arg or "64")
-  runlocal = common.parse_arg(None if stage else arg, also=tuple(STAGES))
+  stages = STAGES | CONTROLS
+  stage = stages.get(arg or "64")
+  runlocal = common.parse_arg(None if stage else arg, also=tuple(stages))
   c = star_scenes64.get_config(arg if runlocal else None)
   if runlocal:
     c.model.position = "rope"
@@ -104,25 +118,25 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.token_drop = common.token_drop()
   c.token_drop.update(stage.token_drop)
   c.scale_weights = (4.0, 4.0, 2.0, *[1.0] * (len(stage.schedule) - 3))
-  c.model = ConfigDict(model(stage.schedule))
+  c.aspects = stage.aspects
+  c.model = ConfigDict(model(stage))
   c.tokenizer_path = stage.tokenizer
   c.init_from = stage.parent
   c.grow = "side" if stage.parent else ""
   side = 4 * stage.schedule[-1]
   c.data_options.size = (side, side)
-  c.cache.directory = f"data_cache/tokens_chain_{side}"
+  shapes = "" if stage.aspects else "_square"
+  c.cache.directory = f"data_cache/tokens_chain_{side}{shapes}"
   c.cache.source = "scenes"
   c.cache.examples = stage.examples
   return c
 
 
-def model(schedule: tuple[int, ...]) -> dict:
-  """Depth 4, width 192, for the codes of the shipped tokenizer."""
+def model(stage: Stage) -> dict:
+  """The shipped size, without learned positions."""
   return {
     **PRESETS["scenes64"],
-    "schedule": schedule,
-    "depth": 4,
-    "width": 192,
-    "num_heads": 3,
+    "schedule": stage.schedule,
     "position": "rope",
+    "rope_coords": stage.rope_coords,
   }

@@ -128,9 +128,11 @@ def test_a_chain_grows_by_levels_alone():
     )
     check_pair(Star(model), VQVAE(grown.config))
     assert grown.config.image_size == tuple(config.data_options.size)
-    assert bool(config.init_from) == bool(config.grow) == (arg != "64")
+    assert config.init_from and config.grow == "side"
     assert len(config.scale_weights) == model.schedule.num_scales
-    TokenDrop(**config.token_drop).lengths(model.schedule)
+    drop = TokenDrop(**config.token_drop)
+    for aspect in config.aspects:
+      drop.lengths(model.schedule.with_aspect(aspect))
     tree = parameter_tree(Star(model))
     assert tree.pop("lvl_embed").shape[0] == model.schedule.num_scales
     shapes[arg] = jax.tree.map(lambda leaf: leaf.shape, tree)
