@@ -37,8 +37,9 @@ _SQUARE = {
 _SIDES = (3, 4, 5, 6, 8, 10, 12)
 # Smaller objects than this many pixels, or 16ths, are avoided.
 _CLEAR, _CLEAR_16THS = 16, 4
-# Rows that are chosen among have sides of at least this share of the best.
-_NEARLY = 0.75
+# Rows that are chosen among have sides of at least this share of the best, and
+# are at least so full.
+_NEARLY, _FULL = 0.75, 0.65
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
@@ -130,23 +131,33 @@ def fixed_rows(rows: tuple[int, ...], canvas: tuple[int, int]) -> list[Box]:
     return [(x, y, x + side, y + side) for x, y, side in slots]
   side, sixteenth = fixed_side(rows, canvas), lattice_step(4, canvas)
   assert side > 0, (rows, canvas)
+  height, width = (_down(v, sixteenth) for v in canvas)
+
+  def start(middle: float) -> int:
+    return _down(middle - side / 2 + sixteenth / 2, sixteenth)
+
   boxes = []
   for r, count in enumerate(rows):
-    y = _down((r + 0.5) * height / len(rows) - side / 2, sixteenth)
+    y = start((r + 0.5) * height / len(rows))
     for i in range(count):
-      middle = width / 2 + (i + 0.5 - count / 2) * width / max(rows)
-      x = _down(middle - side / 2, sixteenth)
+      x = start(width / 2 + (i + 0.5 - count / 2) * width / max(rows))
       boxes.append((x, y, x + side, y + side))
   return boxes
+
+
+def _fullness(rows: tuple[int, ...]) -> float:
+  """Share of the places that hold an object."""
+  return sum(rows) / (len(rows) * max(rows))
 
 
 def best_rows(count: int, canvas: tuple[int, int]) -> tuple[int, ...]:
   """The rows in which `count` objects are largest."""
 
-  def key(rows: tuple[int, ...]) -> tuple[float, float, int]:
+  def key(rows: tuple[int, ...]) -> tuple[float, ...]:
     cell = (canvas[1] / max(rows)) / (canvas[0] / len(rows))
-    # Of equally good ones those with the squarest cells.
-    return (fixed_side(rows, canvas), -abs(math.log(cell)), -len(rows))
+    # Of equally good ones the fullest rows, then the squarest cells.
+    square = -round(abs(math.log(cell)), 6)
+    return (fixed_side(rows, canvas), _fullness(rows), square, -len(rows))
 
   return max((even_rows(count, n + 1) for n in range(count)), key=key)
 
@@ -189,7 +200,11 @@ def grids(count: int, canvas: tuple[int, int]) -> list[tuple[int, ...]]:
     clear_side(canvas), _NEARLY * fixed_side(best_rows(count, canvas), canvas)
   )
   ways = (even_rows(count, n) for n in range(2, count))
-  return [rows for rows in ways if fixed_side(rows, canvas) >= least]
+  return [
+    rows
+    for rows in ways
+    if fixed_side(rows, canvas) >= least and _fullness(rows) >= _FULL
+  ]
 
 
 def row_fits(count: int, canvas: tuple[int, int], vertical: bool) -> bool:

@@ -68,8 +68,8 @@ class SceneConfig:
       )
     if self.step > min(self.size):
       raise ValueError(
-        f"A lattice of {self.lattice} 64ths is {self.step} pixels here; a picture"
-        f" is at least as high and wide, got {self.size!r}."
+        f"A lattice of {self.lattice} 64ths is {self.step} pixels here; a"
+        f" picture is at least as high and wide, got {self.size!r}."
       )
     self._check_counts()
     if not 0 <= self.tidy <= 1:
