@@ -39,7 +39,7 @@ _SIDES = (3, 4, 5, 6, 8, 10, 12)
 _CLEAR, _CLEAR_16THS = 16, 4
 # Rows that are chosen among have sides of at least this share of the best, and
 # are at least so full.
-_NEARLY, _FULL = 0.75, 0.65
+_NEARLY, _FULL = 0.85, 0.65
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
@@ -208,11 +208,17 @@ def grids(count: int, canvas: tuple[int, int]) -> list[tuple[int, ...]]:
 
 
 def row_fits(count: int, canvas: tuple[int, int], vertical: bool) -> bool:
-  """Whether there is room for one row (or column) of clear objects."""
+  """Whether there is room for one row (or column) of clear objects.
+
+  The smallest ones need some space between them as well.
+  """
   rows = (1,) * count if vertical else (count,)
   if canvas[0] == canvas[1] and rows in _SQUARE:
     return True
-  return fixed_side(rows, canvas) >= clear_side(canvas)
+  room, side = canvas[0 if vertical else 1], fixed_side(rows, canvas)
+  return side >= clear_side(canvas) and (
+    side > clear_side(canvas) or count * side < room
+  )
 
 
 def row(
@@ -252,8 +258,8 @@ def grid(
   gap = 2 * unit
   for room, widest in zip(canvas, _widest(cells, sizes)):
     if sum(widest) > room:
-      fits = (room - gap * len(widest)) / sum(widest)
-      sizes = [max(_down(s * fits, step), step) for s in sizes]
+      most = max(_down(room / len(widest) - gap, step), step)
+      sizes = [min(size, most) for size in sizes]
   middles = []
   for room, widest in zip(canvas, _widest(cells, sizes)):
     starts = _spread(rng, widest, room - gap, gap)

@@ -41,7 +41,10 @@ __all__ = [
 # them or three): share of the split "train", of scenes with fewer than four.
 _KINDS = ((1, False), (2, False), (3, False), (3, True))
 _KIND_SHARES = np.cumsum([0.30, 0.36, 0.26, 0.08])
+# Of scenes of four objects or more, those that count them.
+_COUNTED_SHARE = 0.2
 _TRIES = 20_000
+Kind = tuple[int, bool | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +148,13 @@ class SceneGenerator:
       f" {index}; the styles {self.styles} draw too few of the concepts."
     )
 
-  def _kind(self, rng, index: int) -> tuple[tuple[int, bool], tuple[str, ...]]:
-    """(number of objects, whether counted), and what must be held out."""
+  def _kind(self, rng, index: int) -> tuple[Kind, tuple[str, ...]]:
+    """(number of objects, whether counted), and what must be held out.
+
+    Not all draws are kept: whether many objects are counted is decided here,
+    or counts, which seldom show anything held out, would crowd out the rest.
+    Four are counted or not (None) by each draw, as they have always been.
+    """
     most, held = self.config.max_objects, self.config.held_count
     if self.config.split != "heldout":
       return self._many(rng) or self._few(rng), ()
@@ -158,22 +166,23 @@ class SceneGenerator:
       cycle = cycle[:4]
     flag = cycle[index % len(cycle)]
     if flag not in ("pair", "triple"):
-      return (held, False), (flag,)
+      return (held, None if held == 4 else _counted(rng)), (flag,)
     if many := self._many(rng):
-      return many, (flag,)
+      # A count tells no relation.
+      return (many[0], many[1] and flag == "pair"), (flag,)
     if flag == "triple":
       three = most > 2 and rng.random() < 0.35
       return (3 if three else 2, False), (flag,)
     return self._few(rng), (flag,)
 
-  def _many(self, rng) -> tuple[int, bool] | None:
+  def _many(self, rng) -> Kind | None:
     """Four objects or more, where the config has such scenes."""
     counts = self.config.many_counts
     if not counts or rng.random() >= self.config.many_share:
       return None
-    return int(counts[rng.integers(len(counts))]), False
+    return int(counts[rng.integers(len(counts))]), _counted(rng)
 
-  def _few(self, rng) -> tuple[int, bool]:
+  def _few(self, rng) -> Kind:
     """Three objects or fewer."""
     share = np.searchsorted(_KIND_SHARES, rng.random() * 0.999999)
     count, counted = _KINDS[int(share)]
@@ -185,10 +194,12 @@ class SceneGenerator:
       return self.config.default_style
     return self.styles[rng.integers(len(self.styles))]
 
-  def _draw(self, rng, kind: tuple[int, bool], style: str, tidy: bool):
+  def _draw(self, rng, kind: Kind, style: str, tidy: bool):
     """One attempt: (objects, told relations, layout) or None."""
     count, counted = kind
-    if counted or (count >= 4 and rng.random() < 0.2):
+    if counted is None:
+      counted = _counted(rng)
+    if counted:
       return self._draw_counted(rng, style, count, tidy)
     things = self._things(rng, style, count)
     if _alike(things):
@@ -279,6 +290,10 @@ def _drawable(store, style: str, key: str) -> bool:
   if (style, key) not in store:
     return False
   return store.records[store.index(style, key)].split == "train"
+
+
+def _counted(rng) -> bool:
+  return bool(rng.random() < _COUNTED_SHARE)
 
 
 def _alike(things: Sequence[Thing]) -> bool:

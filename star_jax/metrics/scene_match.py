@@ -42,7 +42,7 @@ WORK_SIDE = 64  # side of the square whose area matching works at
 FINE_SIDE = 128  # of the copy on which smaller objects are looked for
 COARSE, MIDDLE = 4, 2  # shrink factors of the coarser copies
 MIN_SIDE, MAX_SIDE = 16, 60  # of an object, in working pixels
-FINE_MAX_SIDE = 36  # on the finer copy
+FINE_MAX_SIDE = 40  # on the finer copy
 # Places that are refined: with up to MAX_OBJECTS, and for each object more.
 CANDIDATES, MORE_CANDIDATES = 14, 4
 KEEP_MIDDLE, KEEP_FINE = 256, 12  # templates that survive each step
@@ -52,7 +52,9 @@ MAX_OBJECTS = 4
 BLUR = 1.0
 # Places that share more than this of their union count as one.
 SAME_PLACE = 0.6
-GOOD_MATCH = 0.8  # a match that explains this much is not looked at again
+# A match that explains this much is not looked at again. Among many objects a
+# wrong one over two of them can come near: only what is surer goes first.
+GOOD_MATCH, SURE_MATCH = 0.8, 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +174,9 @@ class SceneMatcher:
     """max_objects: at most so many are found; fewer than 4 count as 4."""
     self.bank = bank
     self.max_objects = max(max_objects, MAX_OBJECTS)
-    more = MORE_CANDIDATES * (self.max_objects - MAX_OBJECTS)
-    self._candidates = CANDIDATES + more
+    more = self.max_objects - MAX_OBJECTS
+    self._candidates = CANDIDATES + MORE_CANDIDATES * more
+    self._good = (SURE_MATCH, GOOD_MATCH) if more else (GOOD_MATCH,)
 
   def find(self, image: np.ndarray, style: str | None = None):
     """The objects of a picture, strongest first.
@@ -217,12 +220,14 @@ class SceneMatcher:
     """The best places among `best` and those found on one copy."""
     survivors: dict[int, np.ndarray] = {}
     # What stands out less is hidden among the near-misses of what stands out
-    # more: look again at what the good matches leave.
-    for _ in range(2):
-      coarse = work.left([p for p in best if p.explained >= GOOD_MATCH])
+    # more: look again at what the good matches leave. Small ones of a coarser
+    # copy are not trusted.
+    good = [p for p in best if p.side > work.max_side]
+    for least in (GOOD_MATCH, *self._good):
+      coarse = work.left([p for p in good if p.explained >= least])
       if coarse is None:
         break
-      best = self._search(work, coarse, allowed, survivors, best)
+      good = best = self._search(work, coarse, allowed, survivors, best)
     for place in best:
       if id(place) in survivors:
         self._refine(work, 1, place, survivors[id(place)], 1)
