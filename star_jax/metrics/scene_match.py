@@ -52,9 +52,11 @@ MAX_OBJECTS = 4
 BLUR = 1.0
 # Places that share more than this of their union count as one.
 SAME_PLACE = 0.6
-# A match that explains this much is not looked at again. Among many objects a
-# wrong one over two of them can come near: only what is surer goes first.
+# A match that explains this much is not looked at again. Where objects stand
+# close a wrong one over two of them can come near: what is surer goes first.
 GOOD_MATCH, SURE_MATCH = 0.8, 0.95
+CASUAL = (GOOD_MATCH, GOOD_MATCH)
+CAREFUL = (GOOD_MATCH, SURE_MATCH, GOOD_MATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,23 +150,24 @@ class _Copy:
     lab = rgb_to_oklab(work)
     self.background = fit_background(lab)
     self.difference = lab - self.background
-    self.levels = {
-      f: _Level(_shrink(self.difference, f), _shrink(self.background, f))
-      for f in (COARSE, MIDDLE)
+    self.levels = self.without([])
+
+  def without(self, places: list[Place]) -> dict[int, _Level]:
+    """The levels of what is left when these places are explained."""
+    left = erased(self.difference, places)
+    soft = ndimage.gaussian_filter(left, (BLUR, BLUR, 0))
+    return {
+      1: _Level(soft, self.background),
+      **{
+        f: _Level(_shrink(left, f), _shrink(self.background, f))
+        for f in (COARSE, MIDDLE)
+      },
     }
-    soft = ndimage.gaussian_filter(self.difference, (BLUR, BLUR, 0))
-    self.levels[1] = _Level(soft, self.background)
 
-  def energy(self) -> np.ndarray:
-    """The squared difference that is to be explained, [H, W]."""
-    return self.weight * (self.levels[1].planes[..., :3] ** 2).sum(-1)
-
-  def left(self, places: list[Place]) -> _Level | None:
-    """The coarse level without these places; None if nothing stands out."""
-    background = self.levels[COARSE].background
-    level = _Level(_shrink(erased(self.difference, places), COARSE), background)
-    energy = (level.planes[..., :3] ** 2).sum() * COARSE**2 * self.weight
-    return level if energy > MIN_GAIN else None
+  def energy(self, factor: int, levels: dict[int, _Level]) -> np.ndarray:
+    """The squared difference that is to be explained, [h, w]."""
+    planes = levels[factor].planes[..., :3]
+    return self.weight * factor**2 * (planes**2).sum(-1)
 
 
 class SceneMatcher:
@@ -176,7 +179,6 @@ class SceneMatcher:
     self.max_objects = max(max_objects, MAX_OBJECTS)
     more = self.max_objects - MAX_OBJECTS
     self._candidates = CANDIDATES + MORE_CANDIDATES * more
-    self._good = (SURE_MATCH, GOOD_MATCH) if more else (GOOD_MATCH,)
 
   def find(self, image: np.ndarray, style: str | None = None):
     """The objects of a picture, strongest first.
@@ -200,11 +202,16 @@ class SceneMatcher:
           f"The known sprites have the styles"
           f" {', '.join(sorted(set(self.bank.styles)))}, not {style!r}."
         )
-    best = self._find_at(work, allowed, [])
+    height, width = image.shape[:2]
+    # Squares of a few objects are looked at as they have always been: what was
+    # measured on them stays comparable.
+    careful = height != width or self.max_objects > MAX_OBJECTS
+    best = self._find_at(work, allowed, [], careful)
     if base_side(image.shape[:2]) >= FINE_SIDE:
       factor = FINE_SIDE // WORK_SIDE
       work = _Copy(image, FINE_SIDE, FINE_MAX_SIDE)
-      best = self._find_at(work, allowed, [p.scaled(factor) for p in best])
+      known = [p.scaled(factor) for p in best]
+      best = self._find_at(work, allowed, known, careful)
     u = work.unit
     return [
       Detection(
@@ -216,37 +223,48 @@ class SceneMatcher:
       for p in sorted(best, key=lambda p: -p.gain)
     ]
 
-  def _find_at(self, work: _Copy, allowed, best: list[Place]) -> list[Place]:
+  def _find_at(
+    self, work: _Copy, allowed, best: list[Place], careful: bool
+  ) -> list[Place]:
     """The best places among `best` and those found on one copy."""
     survivors: dict[int, np.ndarray] = {}
     # What stands out less is hidden among the near-misses of what stands out
     # more: look again at what the good matches leave. Small ones of a coarser
     # copy are not trusted.
     good = [p for p in best if p.side > work.max_side]
-    for least in (GOOD_MATCH, *self._good):
-      coarse = work.left([p for p in good if p.explained >= least])
-      if coarse is None:
+    for least in CAREFUL if careful else CASUAL:
+      levels = work.without([p for p in good if p.explained >= least])
+      if work.energy(COARSE, levels).sum() <= MIN_GAIN:
         break
-      good = best = self._search(work, coarse, allowed, survivors, best)
+      if not careful:
+        levels = {**work.levels, COARSE: levels[COARSE]}
+      found = self._search(work, levels, allowed, survivors)
+      energy = work.energy(1, work.levels)
+      good = best = best_subset([*best, *found], energy, self.max_objects)
     for place in best:
       if id(place) in survivors:
-        self._refine(work, 1, place, survivors[id(place)], 1)
-        place.explained = self._explained(work, place)
+        levels = work.levels
+        if careful:
+          levels = work.without(
+            [p for p in best if p is not place and p.explained >= GOOD_MATCH]
+          )
+        self._refine(work, levels, 1, place, survivors[id(place)], 1)
+        place.explained = self._explained(work, levels, place)
     return best
 
-  def _search(self, work: _Copy, coarse: _Level, allowed, survivors, known):
-    """The best disjoint places among known and newly found ones.
+  def _search(self, work: _Copy, levels, allowed, survivors) -> list[Place]:
+    """Places that may hold an object.
 
     Fills `survivors` with the templates that did best, by id of the place.
     """
-    places = list(known)
-    for place, chosen in self._coarse(coarse, work.max_side, allowed):
+    places = []
+    for place, chosen in self._coarse(levels[COARSE], work.max_side, allowed):
       survivors[id(place)] = self._refine(
-        work, MIDDLE, place, chosen, KEEP_FINE
+        work, levels, MIDDLE, place, chosen, KEEP_FINE
       )
-      place.explained = self._explained(work, place)
+      place.explained = self._explained(work, levels, place)
       places.append(place)
-    return best_subset(places, work.energy(), self.max_objects)
+    return places
 
   def _coarse(self, level: _Level, max_side: int, allowed):
     """The best places with the templates that do best around each."""
@@ -294,14 +312,14 @@ class SceneMatcher:
     return chosen if allowed is None else allowed[chosen]
 
   def _refine(
-    self, work: _Copy, factor: int, place: Place, chosen, keep: int
+    self, work: _Copy, levels, factor: int, place: Place, chosen, keep: int
   ) -> np.ndarray:
     """Moves a place to its best spot at a finer scale.
 
     Returns:
       The `keep` best of the chosen templates there.
     """
-    level = work.levels[factor]
+    level = levels[factor]
     room = min(level.shape)
     centre_y = (place.y + place.side / 2) / factor
     centre_x = (place.x + place.side / 2) / factor
@@ -328,10 +346,10 @@ class SceneMatcher:
     place.gain = best_gain * factor**2 * work.weight
     return chosen[np.argsort(-total)[:keep]]
 
-  def _explained(self, work: _Copy, place: Place) -> float:
+  def _explained(self, work: _Copy, levels, place: Place) -> float:
     """Gain over the squared error inside the box of a place."""
-    part = place.cut(work.levels[1].planes)[..., :3]
-    return place.gain / max(work.weight * float((part**2).sum()), 1e-9)
+    part = place.cut(work.energy(1, levels))
+    return place.gain / max(float(part.sum()), 1e-9)
 
 
 def _peaks(gains: np.ndarray) -> np.ndarray:
