@@ -10,6 +10,7 @@ from star_jax.data import backgrounds, layouts, sprites
 from star_jax.data.backgrounds import NAMED, WHITE
 from star_jax.data.concepts import is_heldout_pair, is_heldout_triple
 from star_jax.data.recolor import COLOURS
+from star_jax.data.scene_config import without_defaults
 from star_jax.data.scene_text import COUNT_WORDS, read_caption
 from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.scales import ASPECTS, ScaleSchedule
@@ -335,16 +336,19 @@ def test_every_number_of_objects_but_the_held_out_one(art_store):
 
 
 def test_many_objects_come_in_rows_grids_lists_and_counts(art_store):
-  make = generator(art_store, size=(128, 128), max_objects=9, many_share=1.0)
-  scenes = [make.scene(i) for i in range(200)]
-  rows = [s for s in scenes if len(s.objects) == 5 and len(s.relations) == 10]
-  full = [s for s in scenes if len(s.objects) == 9 and len(s.relations) == 18]
+  options = {"size": (128, 128), "many_share": 1.0}
+  fives = generator(art_store, max_objects=5, **options)
+  scenes = [fives.scene(i) for i in range(100)]
+  assert {len(s.objects) for s in scenes} == {5}
+  rows = [s for s in scenes if len(s.relations) == 10]
+  assert {s.relations[0][1] for s in rows} == {"left", "above"}
   lists = [s for s in scenes if not s.relations]
   counted = [s for s in lists if len({o.thing for o in s.objects}) < 3]
-  assert len(rows) > 2 and len(full) > 2
-  assert len(counted) > 10 and len(lists) > len(counted) + 10
-  directions = {s.relations[0][1] for s in rows}
-  assert directions == {"left", "above"}
+  assert 8 < len(counted) < 35 and len(lists) > len(counted) + 5
+  nines = generator(art_store, max_objects=9, **options)
+  scenes = [nines.scene(i) for i in range(100)]
+  full = [s for s in scenes if len(s.objects) == 9 and len(s.relations) == 18]
+  assert len(full) > 2
 
 
 def test_many_large_scenes_are_pure_and_painted(art_store):
@@ -462,6 +466,15 @@ def test_sprite(art_store):
 def test_bad_config(changes, message):
   with pytest.raises(ValueError, match=message):
     SceneConfig(**changes)
+
+
+def test_newer_options_at_their_defaults_do_not_change_an_identity():
+  options = data.options().scenes.to_dict()
+  plain = without_defaults(options)
+  assert set(options) - set(plain) == {"held_count", "many_share"}
+  assert without_defaults(plain) == plain
+  changed = without_defaults(options | {"held_count": 8})
+  assert changed == plain | {"held_count": 8}
 
 
 def test_store_without_the_styles(art_store):
