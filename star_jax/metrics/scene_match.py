@@ -147,6 +147,8 @@ class _Copy:
     work, self.unit = _working_copy(image, work_side)
     self.max_side = max_side
     self.weight = (WORK_SIDE / work_side) ** 2
+    # Smaller objects of the same contrast gain less.
+    self.min_gain = MIN_GAIN * self.weight
     lab = rgb_to_oklab(work)
     self.background = fit_background(lab)
     self.difference = lab - self.background
@@ -234,13 +236,17 @@ class SceneMatcher:
     good = [p for p in best if p.side > work.max_side]
     for least in CAREFUL if careful else CASUAL:
       levels = work.without([p for p in good if p.explained >= least])
-      if work.energy(COARSE, levels).sum() <= MIN_GAIN:
+      if work.energy(COARSE, levels).sum() <= work.min_gain:
         break
       if not careful:
         levels = {**work.levels, COARSE: levels[COARSE]}
       found = self._search(work, levels, allowed, survivors)
-      energy = work.energy(1, work.levels)
-      good = best = best_subset([*best, *found], energy, self.max_objects)
+      good = best = best_subset(
+        [*best, *found],
+        work.energy(1, work.levels),
+        self.max_objects,
+        work.min_gain,
+      )
     for place in best:
       if id(place) in survivors:
         levels = work.levels

@@ -9,7 +9,8 @@ import numpy as np
 
 # A detection explains at least this share of the error inside its outline ...
 MIN_EXPLAINED = 0.3
-# ... and has at least this gain (squared OKLab distance times pixels).
+# ... and has at least this gain (squared OKLab distance times pixels of a copy
+# of 64 x 64 pixels).
 MIN_GAIN = 1.5
 MAX_OVERLAP = 0.5  # of the smaller box, between two detections
 
@@ -50,16 +51,20 @@ def jaccard(a: Place, b: Place) -> float:
 
 
 def best_subset(
-  places: Sequence[Place], energy: np.ndarray, most: int
+  places: Sequence[Place],
+  energy: np.ndarray,
+  most: int,
+  min_gain: float = MIN_GAIN,
 ) -> list[Place]:
   """Nearly disjoint places with the largest total gain, at most `most`.
 
+  Those with a gain under `min_gain` are left out.
   What two boxes share is explained once: the squared difference there
   (`energy`, [H, W]) is taken off the total. Branch and bound, exact: what a
   place adds only shrinks as others are taken.
   """
   places = sorted(
-    (p for p in places if p.gain >= MIN_GAIN and p.explained >= MIN_EXPLAINED),
+    (p for p in places if p.gain >= min_gain and p.explained >= MIN_EXPLAINED),
     key=lambda p: -p.gain,
   )
   shared = {
