@@ -33,7 +33,9 @@ def options() -> ConfigDict:
   o.scenes = ConfigDict(
     dict(
       seed=0,
-      max_objects=4,
+      max_objects=4,  # 1 to 9; over 4 where there is room for them
+      held_count=4,  # scenes of so many objects are not trained on; 0: none
+      many_share=0.5,  # of scenes of four objects or more, where allowed
       styles=("twemoji", "openmoji", "noto", "fluent"),
       style_share=0.6,  # how often the caption names the style
       default_style="twemoji",  # of the others

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from star_jax.data import layouts
 from star_jax.data.concepts import (
   CONCEPTS,
   OPPOSITE,
@@ -22,7 +23,10 @@ from star_jax.data.concepts import (
 )
 from star_jax.data.recolor import COLOURS
 
-COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
+COUNT_WORDS = {
+  **{2: "two", 3: "three", 4: "four", 5: "five"},
+  **{6: "six", 7: "seven", 8: "eight", 9: "nine"},
+}
 _OF = {
   "left": ("left of", "to the left of"),
   "right": ("right of", "to the right of"),
@@ -122,11 +126,28 @@ def _told(rng, things, layout: str, relations) -> str:
     first, second = _pick(rng, _OF[first]), _pick(rng, _OF[second])
     return f"{a} {first} {b}, and {c} {second} {again}"
   if layout == "grid":
-    a, b, c, d = (phrase(t) for t in things)
-    # The short form keeps four objects and a style within 32 word pieces.
-    left = _pick(rng, _OF["left"])
-    return f"{a} {left} {b}, and below them {c} left of {d}"
+    rows = _rows_of(len(things), relations)
+    if [len(row) for row in rows] == [2, 2]:
+      a, b, c, d = (phrase(t) for t in things)
+      # The short form keeps four objects and a style within 32 word pieces.
+      left = _pick(rng, _OF["left"])
+      return f"{a} {left} {b}, and below them {c} left of {d}"
+    first, *rest = (_listing([phrase(things[i]) for i in row]) for row in rows)
+    order = "from left to right"
+    first = f"{first} {order}" if rng.random() < 0.6 else f"{order}, {first}"
+    return ", below them ".join([first, *rest])
   return _pair(rng, things, *relations[0])
+
+
+def _rows_of(count: int, relations) -> list[list[int]]:
+  """The rows that objects stand in, by who is told left of its next."""
+  rows: list[list[int]] = []
+  for i in range(count):
+    if rows and (i - 1, "left", i) in relations:
+      rows[-1].append(i)
+    else:
+      rows.append([i])
+  return rows
 
 
 def write_caption(
@@ -143,7 +164,7 @@ def write_caption(
     things: the objects.
     layout: "row", "corner" or "grid" when relations are told; anything else
       lists the objects, equal ones as a count.
-    relations: told relations as the layout lists them (see scenes.py); empty
+    relations: told relations as the layout lists them (see places.py); empty
       for a listing.
     style: named when given.
   """
@@ -165,10 +186,11 @@ def write_caption(
 _NOUNS = {c.name: c.name for c in CONCEPTS.values()}
 _PLURALS = {c.plural: c.name for c in CONCEPTS.values()}
 _COUNTS = {word: n for n, word in COUNT_WORDS.items()}
+_ALL_COUNTS = "|".join(_COUNTS)
 _ALL_COLOURS = "|".join(COLOURS)
 _ALL_WORDS = "|".join(sorted({*_NOUNS, *_PLURALS}, key=len, reverse=True))
 _THING = re.compile(
-  rf"\b(an?|the|two|three|four) (?:({_ALL_COLOURS}) )?({_ALL_WORDS})\b"
+  rf"\b(an?|the|{_ALL_COUNTS}) (?:({_ALL_COLOURS}) )?({_ALL_WORDS})\b"
 )
 _BACKGROUND = re.compile(r",? (?:on|against) an? ([a-z ]+) background$")
 _STYLE = re.compile(rf"(?:,| in) ({'|'.join(SCENE_STYLES)}) style$")
@@ -239,6 +261,11 @@ def heldout_flags(caption: str) -> tuple[str, ...]:
 
 def _read_relations(pattern: str, count: int):
   """Relations in a caption whose objects were replaced by "#0", "#1", ..."""
+  if "from left to right" in pattern and "below them" in pattern:
+    parts = pattern.split("below them")
+    starts = [int(n[0]) for part in parts if (n := re.findall(r"#(\d+)", part))]
+    starts = np.maximum.accumulate([*starts, count])
+    return layouts.told_of_rows(np.diff(starts).tolist())
   if "from left to right" in pattern or "from top to bottom" in pattern:
     relation = "left" if "left" in pattern else "above"
     return tuple(
@@ -251,11 +278,11 @@ def _read_relations(pattern: str, count: int):
       pattern = re.sub(rf"\b{words}\b", f"[{relation}]", pattern)
   found = [
     (int(i), relation, int(j))
-    for i, relation, j in re.findall(r"#(\d) <(\w+)> #(\d)", pattern)
+    for i, relation, j in re.findall(r"#(\d+) <(\w+)> #(\d+)", pattern)
   ]
-  for j, i, relation in re.findall(r"#(\d) with #(\d) \[(\w+)\]", pattern):
+  for j, i, relation in re.findall(r"#(\d+) with #(\d+) \[(\w+)\]", pattern):
     found.append((int(i), relation, int(j)))
-  for relation, j, i in re.findall(r"^<(\w+)> #(\d) is #(\d)", pattern):
+  for relation, j, i in re.findall(r"^<(\w+)> #(\d+) is #(\d+)", pattern):
     found.append((int(i), relation, int(j)))
   if "below them" in pattern:
     found += [(0, "above", 2), (1, "above", 3)]

@@ -1,22 +1,23 @@
-"""Scenes: one to four repainted objects with an exact caption.
+"""Scenes: one to nine repainted objects with an exact caption.
 
 `SceneGenerator.scene(index)` draws the facts (no pixels) as a pure function of
 (seed, split, index); `render` paints them. What is held out by hash never
 shows up in the split "train": colour x object pairs, object x relation x
-object triples (told or merely visible) and all scenes of four objects. The
-split "heldout" has exactly one of these in each scene; "seen" has new scenes
-of the training distribution.
+object triples (told or merely visible) and all scenes of one number of objects
+(`SceneConfig.held_count`; four). The split "heldout" has exactly one of these
+in each scene; "seen" has new scenes of the training distribution.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from star_jax.data import backgrounds, layouts
+from star_jax.data import backgrounds, layouts, places
 from star_jax.data.concepts import (
   CONCEPTS,
   is_heldout_pair,
@@ -24,7 +25,7 @@ from star_jax.data.concepts import (
 )
 from star_jax.data.recolor import COLOURS
 from star_jax.data.scene_config import SPLITS, SceneConfig
-from star_jax.data.scene_text import Thing, write_caption
+from star_jax.data.scene_text import COUNT_WORDS, Thing, write_caption
 from star_jax.data.sprites import Sprites, blend
 
 __all__ = [
@@ -36,11 +37,14 @@ __all__ = [
   "SceneObject",
 ]
 
-FLAGS = ("pair", "triple", "four")
-# What a scene consists of: share of the split "train".
-_KINDS = ("one", "two", "three", "count")
+# How many objects, and whether they are counted ("three yellow stars"; two of
+# them or three): share of the split "train", of scenes with fewer than four.
+_KINDS = ((1, False), (2, False), (3, False), (3, True))
 _KIND_SHARES = np.cumsum([0.30, 0.36, 0.26, 0.08])
+# Of scenes of four objects or more, those that count them.
+_COUNTED_SHARE = 0.2
 _TRIES = 20_000
+Kind = tuple[int, bool | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Scene:
   """The facts of one scene.
 
   relations: what the caption tells, (i, "left" or "above" ..., j) on objects.
-  flags: which held-out things it contains, among "pair", "triple", "four".
+  flags: which held-out things it contains, among "pair", "triple" and the word
+  of the number of objects that is held out ("four").
   style_named: whether the caption names the style.
   """
 
@@ -136,77 +141,94 @@ class SceneGenerator:
     for _ in range(_TRIES):
       style = self._style(rng, named)
       drawn = self._draw(rng, kind, style, tidy)
-      if drawn is not None and _suits(drawn[0], drawn[1], want):
+      if drawn is not None and _suits(*drawn[:2], want, self.config.held_count):
         return self._finish(rng, int(index), want, style, named, *drawn)
     raise ValueError(
       f"No scene with {want or 'nothing'} held out was found for index"
       f" {index}; the styles {self.styles} draw too few of the concepts."
     )
 
-  def _kind(self, rng, index: int) -> tuple[str, tuple[str, ...]]:
-    """Number of objects, and what the scene must hold out."""
-    most = self.config.max_objects
-    if self.config.split == "heldout":
-      # Cycle, so that any run of indices has its share of each.
-      cycle = ["pair", "pair", "triple", "triple", "four"]
-      if most < 2:
-        cycle = ["pair"]
-      elif most < 4:
-        cycle = cycle[:4]
-      flag = cycle[index % len(cycle)]
-      if flag == "four":
-        return "four", (flag,)
-      if flag == "triple":
-        three = most > 2 and rng.random() < 0.35
-        return "three" if three else "two", (flag,)
-      return _limit(_KINDS[_draw_share(rng)], most), (flag,)
-    return _limit(_KINDS[_draw_share(rng)], most), ()
+  def _kind(self, rng, index: int) -> tuple[Kind, tuple[str, ...]]:
+    """(number of objects, whether counted), and what must be held out.
+
+    Not all draws are kept: whether many objects are counted is decided here,
+    or counts, which seldom show anything held out, would crowd out the rest.
+    Four are counted or not (None) by each draw, as they have always been.
+    """
+    most, held = self.config.max_objects, self.config.held_count
+    if self.config.split != "heldout":
+      return self._many(rng) or self._few(rng), ()
+    # Cycle, so that any run of indices has its share of each.
+    cycle = ["pair", "pair", "triple", "triple", COUNT_WORDS.get(held)]
+    if most < 2:
+      cycle = ["pair"]
+    elif not 0 < held <= most:
+      cycle = cycle[:4]
+    flag = cycle[index % len(cycle)]
+    if flag not in ("pair", "triple"):
+      return (held, None if held == 4 else _counted(rng)), (flag,)
+    if many := self._many(rng):
+      # A count tells no relation.
+      return (many[0], many[1] and flag == "pair"), (flag,)
+    if flag == "triple":
+      three = most > 2 and rng.random() < 0.35
+      return (3 if three else 2, False), (flag,)
+    return self._few(rng), (flag,)
+
+  def _many(self, rng) -> Kind | None:
+    """Four objects or more, where the config has such scenes."""
+    counts = self.config.many_counts
+    if not counts or rng.random() >= self.config.many_share:
+      return None
+    return int(counts[rng.integers(len(counts))]), _counted(rng)
+
+  def _few(self, rng) -> Kind:
+    """Three objects or fewer."""
+    share = np.searchsorted(_KIND_SHARES, rng.random() * 0.999999)
+    count, counted = _KINDS[int(share)]
+    most = min(self.config.max_objects, 3)
+    return min(count, most), counted and most > 1
 
   def _style(self, rng, named: bool) -> str:
     if not named and self.config.default_style in self.styles:
       return self.config.default_style
     return self.styles[rng.integers(len(self.styles))]
 
-  def _draw(self, rng, kind: str, style: str, tidy: bool):
+  def _draw(self, rng, kind: Kind, style: str, tidy: bool):
     """One attempt: (objects, told relations, layout) or None."""
-    if kind == "count" or (kind == "four" and rng.random() < 0.2):
-      total = 4 if kind == "four" else None
-      return self._draw_counted(rng, style, total, tidy)
-    count = {"one": 1, "two": 2, "three": 3, "four": 4}[kind]
+    count, counted = kind
+    if counted is None:
+      counted = _counted(rng)
+    if counted:
+      return self._draw_counted(rng, style, count, tidy)
     things = self._things(rng, style, count)
     if _alike(things):
       return None
-    placed = self._place(rng, count, tidy)
+    placed = places.place(rng, count, self.config, tidy)
     if placed is None:
       return None
-    layout, boxes, told = placed
-    if any(relation_of(boxes, i, j) != relation for i, relation, j in told):
-      return None
-    return _objects(things, boxes), told, layout
+    return _objects(things, placed.boxes), placed.told, placed.layout
 
-  def _draw_counted(self, rng, style: str, total: int | None, tidy: bool):
+  def _draw_counted(self, rng, style: str, most: int, tidy: bool):
     """ "three yellow stars", "two red cars and a green tree"."""
-    most = min(self.config.max_objects, 3)
-    total = total or (2 if most < 3 or rng.random() < 0.3 else 3)
-    same = total if rng.random() < 0.5 else total - 1
+    total = most
+    if most < 4:
+      total = 2 if most < 3 or rng.random() < 0.3 else 3
+    same = total
+    if rng.random() >= 0.5:
+      same = total - 1 if total < 5 else int(rng.integers(2, total))
     if same == 1:
       same = total
     first, other = self._things(rng, style, 2)
     if first.concept == other.concept:
       return None
-    canvas, step = self.config.size, self.config.step
     things = [first] * same + [other] * (total - same)
-    if tidy:
-      boxes = layouts.fixed_list(total, canvas)
-      # The caption lists them in order; either kind comes first.
-      things = things[:: 1 if rng.random() < 0.5 else -1]
-      return _objects(things, boxes), (), "count"
-    sizes = layouts.draw_sizes(rng, total, canvas, step)
-    # Equal things are drawn about equally large.
-    sizes[1:same] = [sizes[0]] * (same - 1)
-    boxes = layouts.scatter(rng, sizes, canvas, step)
+    boxes = places.place_counted(rng, total, same, self.config, tidy)
     if boxes is None:
       return None
+    if tidy:
+      # The caption lists them in order; either kind comes first.
+      things = things[:: 1 if rng.random() < 0.5 else -1]
     return _objects(things, boxes), (), "count"
 
   def _things(self, rng, style: str, count: int) -> list[Thing]:
@@ -218,58 +240,6 @@ class SceneGenerator:
       plain = rng.random() < self.config.plain_share
       things.append(Thing(name, None if plain else colour))
     return things
-
-  def _place(self, rng, count: int, tidy: bool):
-    """(layout, boxes, told relations), or None if there was no room."""
-    canvas, step = self.config.size, self.config.step
-    sizes = layouts.draw_sizes(rng, count, canvas, step)
-    way = rng.random()
-    vertical = rng.random() < 0.5
-    ahead = "above" if vertical else "left"
-    if count == 1 or (way < 0.25 and count < 4):
-      if tidy:
-        return "list", layouts.fixed_list(count, canvas), ()
-      boxes = layouts.scatter(rng, sizes, canvas, step)
-      return boxes and ("list", boxes, ())
-
-    def grid(cells):
-      if tidy:
-        return layouts.fixed_grid(cells, canvas)
-      return layouts.grid(rng, cells, sizes, canvas, step)
-
-    if count == 2 or (count == 3 and way < 0.5):
-      boxes = (
-        layouts.fixed_row(count, canvas, vertical)
-        if tidy
-        else layouts.row(rng, sizes, canvas, vertical, step)
-      )
-      told = tuple(
-        (i, ahead, j) for i in range(count) for j in range(i + 1, count)
-      )
-      return "row", boxes, told
-    if count == 4:
-      boxes = grid([(0, 0), (0, 1), (1, 0), (1, 1)])
-      if way < 0.2:
-        return "list", boxes, ()
-      told = ((0, "left", 1), (2, "left", 3), (0, "above", 2), (1, "above", 3))
-      return "grid", boxes, told
-    # Three at a corner: 1 beside 0 in the row (or column), 2 off one of them.
-    first = [(0, 0), (0, 1)] if rng.random() < 0.5 else [(0, 1), (0, 0)]
-    anchor = int(rng.integers(2))
-    third = (1, first[anchor][1])
-    cells = [*first, third]
-    if rng.random() < 0.5:  # upside down
-      cells = [(1 - r, c) for r, c in cells]
-    if vertical:
-      cells = [(c, r) for r, c in cells]
-    boxes = grid(cells)
-    told = (
-      (0, relation_of(boxes, 0, 1), 1),
-      (2, relation_of(boxes, 2, anchor), anchor),
-    )
-    if None in (told[0][1], told[1][1]):
-      return None
-    return "corner", boxes, told
 
   def _finish(
     self, rng, index, flags, style, named, objects, told, layout
@@ -322,15 +292,8 @@ def _drawable(store, style: str, key: str) -> bool:
   return store.records[store.index(style, key)].split == "train"
 
 
-def _draw_share(rng) -> int:
-  return int(np.searchsorted(_KIND_SHARES, rng.random() * 0.999999))
-
-
-def _limit(kind: str, most: int) -> str:
-  """The kind, cut to at most `most` objects."""
-  if most == 1:
-    return "one"
-  return "two" if most == 2 and kind == "three" else kind
+def _counted(rng) -> bool:
+  return bool(rng.random() < _COUNTED_SHARE)
 
 
 def _alike(things: Sequence[Thing]) -> bool:
@@ -350,14 +313,9 @@ def _objects(
   )
 
 
-def relation_of(boxes: Sequence[layouts.Box], i: int, j: int) -> str | None:
-  """The relation of object i to object j, None when open to doubt."""
-  return layouts.relation_between(boxes[i], boxes[j])
-
-
-def _suits(objects, told, want: tuple[str, ...]) -> bool:
+def _suits(objects, told, want: tuple[str, ...], held: int) -> bool:
   """Whether a drawn scene holds out exactly `want`, and tells so."""
-  if _flags(objects) != want:
+  if _flags(objects, held) != want:
     return False
   return "triple" not in want or any(
     is_heldout_triple(objects[i].concept, relation, objects[j].concept)
@@ -365,19 +323,15 @@ def _suits(objects, told, want: tuple[str, ...]) -> bool:
   )
 
 
-def _flags(objects: Sequence[SceneObject]) -> tuple[str, ...]:
+def _flags(objects: Sequence[SceneObject], held: int) -> tuple[str, ...]:
   """Which held-out things a scene has, visible relations included."""
-  flags = []
-  if any(is_heldout_pair(o.colour, o.concept) for o in objects):
-    flags.append("pair")
-  boxes = [o.box for o in objects]
-  for i in range(len(objects)):
-    for j in range(i + 1, len(objects)):
-      relation = relation_of(boxes, i, j)
-      if relation and is_heldout_triple(
-        objects[i].concept, relation, objects[j].concept
-      ):
-        flags.append("triple")
-  if len(objects) >= 4:
-    flags.append("four")
-  return tuple(f for f in FLAGS if f in flags)
+  found = {
+    "pair": any(is_heldout_pair(o.colour, o.concept) for o in objects),
+    "triple": any(
+      (relation := layouts.relation_between(a.box, b.box))
+      and is_heldout_triple(a.concept, relation, b.concept)
+      for a, b in itertools.combinations(objects, 2)
+    ),
+    COUNT_WORDS.get(held, ""): len(objects) == held,
+  }
+  return tuple(flag for flag, present in found.items() if present)

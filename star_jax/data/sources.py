@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from star_jax.data import backgrounds
+from star_jax.data import backgrounds, layouts
 from star_jax.data.art.captions import canonical_caption, icon_caption
 from star_jax.data.recolor import COLOURS
 from star_jax.data.scene_config import SPLITS
@@ -55,8 +55,8 @@ class IconSource:
     styles: art sets to use; empty for all.
     white_share: how often the background is white.
     min_scale: smallest side of the picture as a share of the shorter side.
-    lattice: places and sizes are multiples of so many 64ths of the shorter
-      side, as in `SceneConfig`.
+    lattice: places and sizes are multiples of so many 64ths of the side, as in
+      `SceneConfig`.
     background_share, default_background: as in `SceneConfig`.
     canonical: no augmentation at all: centred, full size, on white, with the
       caption used for measuring.
@@ -95,7 +95,7 @@ class IconSource:
     self.size = tuple(size)
     self.white_share = white_share
     self.min_scale = min_scale
-    self.step = max(lattice * min(self.size) // 64, 1)
+    self.step = layouts.lattice_step(lattice, self.size)
     self.canonical = canonical
     self.classes = classes
     self.positions = [
@@ -133,7 +133,9 @@ class IconSource:
     if told:
       caption = backgrounds.with_background(caption, background)
     share = rng.uniform(self.min_scale, 1.0)
-    side = round(min(self.size) * share / self.step) * self.step
+    most = min(self.size) // self.step
+    steps = min(max(round(min(self.size) * share / self.step), 1), most)
+    side = steps * self.step
     image = self._compose(rgba, background, side, rng.random(2))
     return image, caption, meta
 

@@ -6,6 +6,8 @@ repainted, and kept at 64 pixels; a sprite of any size is resized from there.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 from PIL import Image
 
@@ -13,17 +15,20 @@ from star_jax.data.concepts import CONCEPTS
 from star_jax.data.recolor import recolor
 
 _KEPT = 64  # pixels a side of a kept sprite; larger ones keep the original
+_LARGE_BYTES = 2**28  # of the large ones that are kept
 
 
 class Sprites:
   """Cuts, repaints and resizes pictures of an art store.
 
-  Every one that was asked for is kept: all of them at 64 px take 60 MB.
+  Every one that was asked for is kept: all of them at 64 px take 60 MB; of the
+  larger ones the latest, 256 MB.
   """
 
   def __init__(self, store):
     self._store = store
-    self._kept: dict[tuple, np.ndarray] = {}
+    self._small: OrderedDict[tuple, np.ndarray] = OrderedDict()
+    self._large: OrderedDict[tuple, np.ndarray] = OrderedDict()
 
   def sprite(
     self, concept: str, style: str, colour: str | None, size: int
@@ -44,9 +49,9 @@ class Sprites:
 
   def _base(self, concept, style, colour, large: bool) -> np.ndarray:
     """A square sprite at 64 pixels a side, or as it is cut out (`large`)."""
-    key = (concept, style, colour, large)
-    if key in self._kept:
-      return self._kept[key]
+    key, kept = (concept, style, colour), self._large if large else self._small
+    if (found := kept.get(key)) is not None:
+      return found
     try:
       position = self._store.index(style, CONCEPTS[concept].key)
     except KeyError:
@@ -58,7 +63,9 @@ class Sprites:
       rgba = recolor(rgba, colour)
     if not large:
       rgba = _resize(rgba, _KEPT)
-    self._kept[key] = rgba
+    kept[key] = rgba
+    if large and len(kept) > _LARGE_BYTES // (4 * self._store.size**2):
+      kept.popitem(last=False)
     return rgba
 
 

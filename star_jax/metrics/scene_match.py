@@ -12,38 +12,51 @@ coarse copy of the picture; the best places are refined on finer copies with
 the templates that did best; of the refined candidates the set of disjoint
 boxes with the largest total gain is the answer. Nothing of the caption is
 used.
+
+The work is done on a copy with the area of 64 x 64 pixels, whatever the size
+and shape of the picture; of pictures of 128 x 128 pixels or more what is too
+small there is then looked for on a copy twice as large.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from star_jax.data.layouts import base_side
 from star_jax.data.recolor import rgb_to_oklab
 from star_jax.metrics.background import fit_background
+from star_jax.metrics.scene_places import (
+  MIN_GAIN,
+  Place,
+  best_subset,
+  erased,
+  jaccard,
+)
 from star_jax.metrics.sprite_bank import Entry, SpriteBank, Templates
 
-WORK_SIDE = 64  # pixels of the shorter side that matching works at
+WORK_SIDE = 64  # side of the square whose area matching works at
+FINE_SIDE = 128  # of the copy on which smaller objects are looked for
 COARSE, MIDDLE = 4, 2  # shrink factors of the coarser copies
 MIN_SIDE, MAX_SIDE = 16, 60  # of an object, in working pixels
-CANDIDATES = 14  # places that are refined
+FINE_MAX_SIDE = 40  # on the finer copy
+# Places that are refined: with up to MAX_OBJECTS, and for each object more.
+CANDIDATES, MORE_CANDIDATES = 14, 4
 KEEP_MIDDLE, KEEP_FINE = 256, 12  # templates that survive each step
 MAX_OBJECTS = 4
 # Pixels; the last decision is made on softened pictures and templates, since
 # models and tokenizers lose the finest detail first.
 BLUR = 1.0
-# A detection explains at least this share of the error inside its outline ...
-MIN_EXPLAINED = 0.3
-# ... and has at least this gain (squared OKLab distance times pixels).
-MIN_GAIN = 1.5
 # Places that share more than this of their union count as one.
 SAME_PLACE = 0.6
-GOOD_MATCH = 0.8  # a match that explains this much is not looked at again
-MAX_OVERLAP = 0.5  # of the smaller box, between two detections
+# A match that explains this much is not looked at again. Where objects stand
+# close a wrong one over two of them can come near: what is surer goes first.
+GOOD_MATCH, SURE_MATCH = 0.8, 0.95
+CASUAL = (GOOD_MATCH, GOOD_MATCH)
+CAREFUL = (GOOD_MATCH, SURE_MATCH, GOOD_MATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +79,6 @@ class Detection:
   @property
   def size(self) -> float:
     return self.box[2] - self.box[0]
-
-
-@dataclasses.dataclass
-class _Place:
-  """A square in working pixels with its best template there."""
-
-  y: int
-  x: int
-  side: int
-  gain: float
-  template: int = -1
-  explained: float = 0.0
 
 
 def _shrink(x: np.ndarray, factor: int) -> np.ndarray:
@@ -136,18 +137,50 @@ def _positions(centre: float, reach: int, side: int, room: int) -> range:
   return range(low, max(high, low) + 1)
 
 
-def _overlap(a: _Place, b: _Place) -> float:
-  """Shared area over the smaller area of two squares."""
-  w = min(a.x + a.side, b.x + b.side) - max(a.x, b.x)
-  h = min(a.y + a.side, b.y + b.side) - max(a.y, b.y)
-  return max(w, 0) * max(h, 0) / min(a.side, b.side) ** 2
+class _Copy:
+  """The picture at one working size.
+
+  Gains on it are in pixels of the copy of WORK_SIDE, so that they compare.
+  """
+
+  def __init__(self, image: np.ndarray, work_side: int, max_side: int):
+    work, self.unit = _working_copy(image, work_side)
+    self.max_side = max_side
+    self.weight = (WORK_SIDE / work_side) ** 2
+    # Smaller objects of the same contrast gain less.
+    self.min_gain = MIN_GAIN * self.weight
+    lab = rgb_to_oklab(work)
+    self.background = fit_background(lab)
+    self.difference = lab - self.background
+    self.levels = self.without([])
+
+  def without(self, places: list[Place]) -> dict[int, _Level]:
+    """The levels of what is left when these places are explained."""
+    left = erased(self.difference, places)
+    soft = ndimage.gaussian_filter(left, (BLUR, BLUR, 0))
+    return {
+      1: _Level(soft, self.background),
+      **{
+        f: _Level(_shrink(left, f), _shrink(self.background, f))
+        for f in (COARSE, MIDDLE)
+      },
+    }
+
+  def energy(self, factor: int, levels: dict[int, _Level]) -> np.ndarray:
+    """The squared difference that is to be explained, [h, w]."""
+    planes = levels[factor].planes[..., :3]
+    return self.weight * factor**2 * (planes**2).sum(-1)
 
 
 class SceneMatcher:
   """Finds the objects of a bank in pictures."""
 
-  def __init__(self, bank: SpriteBank):
+  def __init__(self, bank: SpriteBank, max_objects: int = MAX_OBJECTS):
+    """max_objects: at most so many are found; fewer than 4 count as 4."""
     self.bank = bank
+    self.max_objects = max(max_objects, MAX_OBJECTS)
+    more = self.max_objects - MAX_OBJECTS
+    self._candidates = CANDIDATES + MORE_CANDIDATES * more
 
   def find(self, image: np.ndarray, style: str | None = None):
     """The objects of a picture, strongest first.
@@ -157,21 +190,12 @@ class SceneMatcher:
       style: only templates of this style; None for all of them.
 
     Returns:
-      A list of at most MAX_OBJECTS `Detection`s.
+      A list of at most `max_objects` `Detection`s.
 
     Raises:
       ValueError: another kind of picture, or a style without sprites.
     """
-    work, unit = _working_copy(image)
-    lab = rgb_to_oklab(work)
-    background = fit_background(lab)
-    difference = lab - background
-    levels = {
-      f: _Level(_shrink(difference, f), _shrink(background, f))
-      for f in (COARSE, MIDDLE)
-    }
-    soft = ndimage.gaussian_filter(difference, (BLUR, BLUR, 0))
-    levels[1] = _Level(soft, background)
+    work = _Copy(image, WORK_SIDE, MAX_SIDE)
     allowed = None
     if style is not None:
       allowed = np.flatnonzero(self.bank.styles == style)
@@ -180,49 +204,78 @@ class SceneMatcher:
           f"The known sprites have the styles"
           f" {', '.join(sorted(set(self.bank.styles)))}, not {style!r}."
         )
-    survivors: dict[int, np.ndarray] = {}
-    best = self._search(levels, levels[COARSE], allowed, survivors, [])
-    # What stands out less is hidden among the near-misses of what stands out
-    # more: look again at what the good matches leave.
-    good = [p for p in best if p.explained >= GOOD_MATCH]
-    left = _Level(
-      _shrink(_erased(difference, good), COARSE),
-      levels[COARSE].background,
-    )
-    if (left.planes[..., :3] ** 2).sum() * COARSE**2 > MIN_GAIN:
-      best = self._search(levels, left, allowed, survivors, best)
-    for place in best:
-      self._refine(levels[1], 1, place, survivors[id(place)], 1)
-      place.explained = self._explained(levels[1], place)
+    height, width = image.shape[:2]
+    # Squares of a few objects are looked at as they have always been: what was
+    # measured on them stays comparable.
+    careful = height != width or self.max_objects > MAX_OBJECTS
+    best = self._find_at(work, allowed, [], careful)
+    if base_side(image.shape[:2]) >= FINE_SIDE:
+      factor = FINE_SIDE // WORK_SIDE
+      work = _Copy(image, FINE_SIDE, FINE_MAX_SIDE)
+      known = [p.scaled(factor) for p in best]
+      best = self._find_at(work, allowed, known, careful)
+    u = work.unit
     return [
       Detection(
         self.bank.entries[p.template],
-        (p.x * unit, p.y * unit, (p.x + p.side) * unit, (p.y + p.side) * unit),
+        (p.x * u, p.y * u, (p.x + p.side) * u, (p.y + p.side) * u),
         float(p.gain),
         float(p.explained),
       )
       for p in sorted(best, key=lambda p: -p.gain)
     ]
 
-  def _search(self, levels, coarse, allowed, survivors, known):
-    """The best disjoint places among known and newly found ones.
+  def _find_at(
+    self, work: _Copy, allowed, best: list[Place], careful: bool
+  ) -> list[Place]:
+    """The best places among `best` and those found on one copy."""
+    survivors: dict[int, np.ndarray] = {}
+    # What stands out less is hidden among the near-misses of what stands out
+    # more: look again at what the good matches leave. Small ones of a coarser
+    # copy are not trusted.
+    good = [p for p in best if p.side > work.max_side]
+    for least in CAREFUL if careful else CASUAL:
+      levels = work.without([p for p in good if p.explained >= least])
+      if work.energy(COARSE, levels).sum() <= work.min_gain:
+        break
+      if not careful:
+        levels = {**work.levels, COARSE: levels[COARSE]}
+      found = self._search(work, levels, allowed, survivors)
+      good = best = best_subset(
+        [*best, *found],
+        work.energy(1, work.levels),
+        self.max_objects,
+        work.min_gain,
+      )
+    for place in best:
+      if id(place) in survivors:
+        levels = work.levels
+        if careful:
+          levels = work.without(
+            [p for p in best if p is not place and p.explained >= GOOD_MATCH]
+          )
+        self._refine(work, levels, 1, place, survivors[id(place)], 1)
+        place.explained = self._explained(work, levels, place)
+    return best
+
+  def _search(self, work: _Copy, levels, allowed, survivors) -> list[Place]:
+    """Places that may hold an object.
 
     Fills `survivors` with the templates that did best, by id of the place.
     """
-    places = list(known)
-    for place, chosen in self._coarse(coarse, allowed):
+    places = []
+    for place, chosen in self._coarse(levels[COARSE], work.max_side, allowed):
       survivors[id(place)] = self._refine(
-        levels[MIDDLE], MIDDLE, place, chosen, KEEP_FINE
+        work, levels, MIDDLE, place, chosen, KEEP_FINE
       )
-      place.explained = self._explained(levels[1], place)
+      place.explained = self._explained(work, levels, place)
       places.append(place)
-    energy = (levels[1].planes[..., :3] ** 2).sum(-1)
-    return _best_subset(places, energy)
+    return places
 
-  def _coarse(self, level: _Level, allowed):
+  def _coarse(self, level: _Level, max_side: int, allowed):
     """The best places with the templates that do best around each."""
     room = min(level.shape)
-    sides = range(MIN_SIDE // COARSE, min(MAX_SIDE // COARSE, room) + 1)
+    sides = range(MIN_SIDE // COARSE, min(max_side // COARSE, room) + 1)
     maps, found = {}, []
     for side in sides:
       templates = self.bank.at(side)
@@ -233,19 +286,19 @@ class SceneMatcher:
       maps[side] = level.gains(templates, side, rows, columns)
       best = maps[side].max(-1)
       found += [
-        _Place(y * COARSE, x * COARSE, side * COARSE, best[y, x])
+        Place(y * COARSE, x * COARSE, side * COARSE, best[y, x])
         for y, x in zip(*np.nonzero((best > 0) & (best >= _peaks(best))))
       ]
     found.sort(key=lambda p: -p.gain)
-    kept: list[_Place] = []
+    kept: list[Place] = []
     for place in found:
-      if len(kept) == CANDIDATES:
+      if len(kept) == self._candidates:
         break
-      if all(_jaccard(place, other) < SAME_PLACE for other in kept):
+      if all(jaccard(place, other) < SAME_PLACE for other in kept):
         kept.append(place)
     return [(p, self._top_templates(maps, p, allowed)) for p in kept]
 
-  def _top_templates(self, maps, place: _Place, allowed) -> np.ndarray:
+  def _top_templates(self, maps, place: Place, allowed) -> np.ndarray:
     """Numbers of the templates that gain most at or next to a place."""
     best = None
     for side in range(place.side // COARSE - 1, place.side // COARSE + 2):
@@ -265,13 +318,14 @@ class SceneMatcher:
     return chosen if allowed is None else allowed[chosen]
 
   def _refine(
-    self, level: _Level, factor: int, place: _Place, chosen, keep: int
+    self, work: _Copy, levels, factor: int, place: Place, chosen, keep: int
   ) -> np.ndarray:
     """Moves a place to its best spot at a finer scale.
 
     Returns:
       The `keep` best of the chosen templates there.
     """
+    level = levels[factor]
     room = min(level.shape)
     centre_y = (place.y + place.side / 2) / factor
     centre_x = (place.x + place.side / 2) / factor
@@ -279,7 +333,7 @@ class SceneMatcher:
     reach, grow = (1, 2) if factor == 1 else (2, 2)
     best_gain, total = -np.inf, np.full(len(chosen), -np.inf)
     for side in range(middle - grow, middle + grow + 1):
-      if not MIN_SIDE // factor <= side <= min(MAX_SIDE // factor, room):
+      if not MIN_SIDE // factor <= side <= min(work.max_side // factor, room):
         continue
       if factor == 1:
         templates = self.bank.build(side, chosen, BLUR)
@@ -294,16 +348,14 @@ class SceneMatcher:
         i, j, t = np.unravel_index(gains.argmax(), gains.shape)
         place.y, place.x = rows[i] * factor, columns[j] * factor
         place.side, place.template = side * factor, int(chosen[t])
-    # Finer copies have more pixels: gains are kept in full-size pixels.
-    place.gain = best_gain * factor**2
+    # Finer levels have more pixels: gains are kept in full-size pixels.
+    place.gain = best_gain * factor**2 * work.weight
     return chosen[np.argsort(-total)[:keep]]
 
-  def _explained(self, level: _Level, place: _Place) -> float:
+  def _explained(self, work: _Copy, levels, place: Place) -> float:
     """Gain over the squared error inside the box of a place."""
-    part = level.planes[
-      place.y : place.y + place.side, place.x : place.x + place.side, :3
-    ]
-    return place.gain / max(float((part**2).sum()), 1e-9)
+    part = place.cut(work.energy(1, levels))
+    return place.gain / max(float(part.sum()), 1e-9)
 
 
 def _peaks(gains: np.ndarray) -> np.ndarray:
@@ -313,65 +365,15 @@ def _peaks(gains: np.ndarray) -> np.ndarray:
   return windows.max((2, 3))
 
 
-def _working_copy(image: np.ndarray) -> tuple[np.ndarray, float]:
-  """The picture with a shorter side of 64, and original pixels per pixel."""
+def _working_copy(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+  """The picture with the area of a square, and original pixels per pixel."""
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
     raise ValueError(
       f"Scenes are uint8 pictures [H, W, 3], got {image.dtype} {image.shape}."
     )
-  unit = min(image.shape[:2]) / WORK_SIDE
+  unit = base_side(image.shape[:2]) / side
   if unit == 1:
     return image, 1.0
   size = (round(image.shape[1] / unit), round(image.shape[0] / unit))
   resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
   return np.asarray(resized), unit
-
-
-def _jaccard(a: _Place, b: _Place) -> float:
-  w = min(a.x + a.side, b.x + b.side) - max(a.x, b.x)
-  h = min(a.y + a.side, b.y + b.side) - max(a.y, b.y)
-  shared = max(w, 0) * max(h, 0)
-  return shared / (a.side**2 + b.side**2 - shared)
-
-
-def _best_subset(places: list[_Place], energy: np.ndarray) -> list[_Place]:
-  """Nearly disjoint places with the largest total gain, at most MAX_OBJECTS.
-
-  What two boxes share is explained once: the squared difference there
-  (`energy`, [H, W]) is taken off the total.
-  """
-  places = [
-    p for p in places if p.gain >= MIN_GAIN and p.explained >= MIN_EXPLAINED
-  ]
-  shared = {
-    (i, j): _shared_energy(places[i], places[j], energy)
-    for i, j in itertools.combinations(range(len(places)), 2)
-    if _overlap(places[i], places[j]) <= MAX_OVERLAP
-  }
-  best, best_gain = [], 0.0
-  for count in range(1, min(MAX_OBJECTS, len(places)) + 1):
-    for group in itertools.combinations(range(len(places)), count):
-      pairs = list(itertools.combinations(group, 2))
-      if all(pair in shared for pair in pairs):
-        gain = sum(places[i].gain for i in group)
-        gain -= sum(shared[pair] for pair in pairs)
-        if gain > best_gain:
-          best, best_gain = [places[i] for i in group], gain
-  return best
-
-
-def _shared_energy(a: _Place, b: _Place, energy: np.ndarray) -> float:
-  """Squared difference where two boxes overlap."""
-  part = energy[
-    max(a.y, b.y) : max(min(a.y + a.side, b.y + b.side), 0),
-    max(a.x, b.x) : max(min(a.x + a.side, b.x + b.side), 0),
-  ]
-  return float(part.sum())
-
-
-def _erased(difference: np.ndarray, places: list[_Place]) -> np.ndarray:
-  """The difference with nothing left in the boxes of the places."""
-  out = difference.copy()
-  for p in places:
-    out[p.y : p.y + p.side, p.x : p.x + p.side] = 0
-  return out

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
-from star_jax.data.scene_text import Facts
+from star_jax.data.scene_text import Facts, Thing
 from star_jax.metrics.scene_match import Detection
 from star_jax.metrics.wilson import Share
 
@@ -52,27 +52,65 @@ def score_scene(facts: Facts, found: Sequence[Detection]) -> SceneScore:
   """Compares a caption with what was found.
 
   Each object of the caption may claim one detection of its kind; of all ways
-  to do so the one that makes most facts true is taken (two dogs may be told
-  apart by colour or place).
+  to do so the one with the most objects, and then the most other facts, is
+  taken (two dogs may be told apart by colour or place).
   """
-  options = [
-    [None, *(i for i, d in enumerate(found) if d.entry.concept == t.concept)]
-    for t in facts.things
-  ]
-  best = None
-  for claim in itertools.product(*options):
-    taken = [i for i in claim if i is not None]
-    if len(set(taken)) < len(taken):
-      continue
-    score = _score(facts, [None if i is None else found[i] for i in claim])
-    value = (
-      sum(score.objects),
-      sum(score.colours) + sum(score.relations),
-    )
-    if best is None or value > best[0]:
-      best = (value, score)
-  assert best is not None  # the claim of nothing at all always exists
-  return dataclasses.replace(best[1], count=len(found) == len(facts.things))
+  if facts.relations:
+    claims = _claims(facts.things, found)
+  else:  # Nine equal stars can claim nine detections in 9! ways.
+    claims = [_colour_claim(facts.things, found)]
+  best = max(
+    (_score(facts, claim) for claim in claims),
+    key=lambda score: sum(score.colours) + sum(score.relations),
+  )
+  return dataclasses.replace(best, count=len(found) == len(facts.things))
+
+
+def _claims(things: Sequence[Thing], found: Sequence[Detection]):
+  """Every way in which as many things as possible claim a detection.
+
+  Yields:
+    A list with the detection of each thing, or None.
+  """
+  kinds = {t.concept for t in things}
+  short = {  # things of a kind that have to go without
+    kind: sum(t.concept == kind for t in things)
+    - sum(d.entry.concept == kind for d in found)
+    for kind in kinds
+  }
+
+  def extend(claim: list[int | None]):
+    if len(claim) == len(things):
+      yield [None if i is None else found[i] for i in claim]
+      return
+    kind = things[len(claim)].concept
+    if short[kind] > 0:
+      short[kind] -= 1
+      yield from extend([*claim, None])
+      short[kind] += 1
+    for i, d in enumerate(found):
+      if d.entry.concept == kind and i not in claim:
+        yield from extend([*claim, i])
+
+  return extend([])
+
+
+def _colour_claim(things: Sequence[Thing], found: Sequence[Detection]):
+  """The claim with the most objects, and of these with the most colours."""
+  # A colour is worth less than an object, however many there are.
+  value = np.array(
+    [
+      (t.concept == d.entry.concept)
+      * (1 + len(things) + (t.colour == d.entry.colour))
+      for t in things
+      for d in found
+    ]
+  ).reshape(len(things), len(found))
+  claim: list[Detection | None] = [None] * len(things)
+  for i, j in zip(*linear_sum_assignment(value, maximize=True)):
+    if value[i, j]:
+      claim[i] = found[j]
+  return claim
 
 
 def _score(facts: Facts, claim: Sequence[Detection | None]) -> SceneScore:

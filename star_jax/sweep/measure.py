@@ -70,7 +70,8 @@ class Yardstick:
 
   @functools.cached_property
   def matcher(self) -> SceneMatcher:
-    return SceneMatcher(SpriteBank(self.generator))
+    known = self.generator
+    return SceneMatcher(SpriteBank(known), known.config.max_objects)
 
   @functools.cached_property
   def reference_ND(self) -> np.ndarray:

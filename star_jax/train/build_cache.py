@@ -9,6 +9,7 @@ from typing import Any
 from star_jax.classes import ClassLabels
 from star_jax.data import pipeline
 from star_jax.data.art.store import INDEX, default_art_dir, file_sha256
+from star_jax.data.scene_config import without_defaults
 from star_jax.data.token_cache import EncodeText, TokenCacheWriter
 from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import TextEncoder, load_text_encoder
@@ -115,6 +116,7 @@ def data_identity(source) -> dict[str, Any]:
   """
   options = source.to_dict()
   directory = options.pop("art_dir")
+  options["scenes"] = without_defaults(options["scenes"])
   for name in ("threads", "workers"):
     options.pop(name)
   identity = {"data": options}

@@ -10,6 +10,7 @@ from star_jax.data.concepts import (
   is_heldout_pair,
   is_heldout_triple,
 )
+from star_jax.data.layouts import told_of_rows
 from star_jax.data.recolor import COLOURS
 from star_jax.data.scene_text import (
   Thing,
@@ -59,6 +60,20 @@ APPLE = Thing("apple", None)
       ((0, "left", 1), (2, "left", 3), (0, "above", 2), (1, "above", 3)),
       None,
     ),
+    ("nine red cars", (CAR,) * 9, (), None),
+    (
+      "from left to right, a red car and a blue dog, below them a yellow star",
+      (CAR, DOG, STAR),
+      ((0, "left", 1),),
+      None,
+    ),
+    (
+      "a red car and a blue dog from left to right, below them a yellow star"
+      " and a green tree, noto style",
+      (CAR, DOG, STAR, TREE),
+      ((0, "left", 1), (2, "left", 3), (0, "above", 2), (1, "above", 3)),
+      "noto",
+    ),
   ],
 )
 def test_read_caption(caption, things, relations, style):
@@ -98,6 +113,26 @@ def test_every_wording_of_a_relation_says_the_same():
     assert (facts.things[i], facts.things[j]) == (CAR, DOG), caption
     said.add(caption)
   assert len(said) >= 8
+
+
+@pytest.mark.parametrize("rows", [(3, 2), (2, 2, 2), (3, 3, 2), (3, 3, 3)])
+def test_rows_are_told_and_read(rows):
+  things = [Thing(name, "red") for name in list(CONCEPTS)[: sum(rows)]]
+  told = told_of_rows(rows)
+  said = set()
+  for seed in range(10):
+    rng = np.random.default_rng(seed)
+    caption = write_caption(rng, things, "grid", told, "noto")
+    facts = read_caption(caption)
+    assert list(facts.things) == things
+    assert set(facts.relations) == set(told) and facts.style == "noto"
+    said.add(caption)
+  assert len(said) > 2
+
+
+def test_a_row_that_names_nothing_new_adds_nothing():
+  caption = "from left to right, a red car and a blue dog, below them the car"
+  assert read_caption(caption).relations == ((0, "left", 1),)
 
 
 def test_articles():

@@ -1,14 +1,19 @@
+import dataclasses
+import hashlib
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from star_jax.data import backgrounds, layouts
+from configs import data
+from star_jax.data import backgrounds, layouts, sprites
 from star_jax.data.backgrounds import NAMED, WHITE
 from star_jax.data.concepts import is_heldout_pair, is_heldout_triple
 from star_jax.data.recolor import COLOURS
-from star_jax.data.scene_text import read_caption
+from star_jax.data.scene_config import without_defaults
+from star_jax.data.scene_text import COUNT_WORDS, read_caption
 from star_jax.data.scenes import SceneConfig, SceneGenerator
+from star_jax.scales import ASPECTS, ScaleSchedule
 
 CANONICAL = {"right": "left", "below": "above"}
 
@@ -17,7 +22,7 @@ def generator(store, **changes):
   return SceneGenerator(store, SceneConfig(**{"seed": 3, **changes}))
 
 
-def heldout_in(scene):
+def heldout_in(scene, held=4):
   """Recomputed from objects and boxes, not from the scene's own flags."""
   flags = set()
   for i, a in enumerate(scene.objects):
@@ -27,9 +32,26 @@ def heldout_in(scene):
       relation = layouts.relation_between(a.box, b.box)
       if relation and is_heldout_triple(a.concept, relation, b.concept):
         flags.add("triple")
-  if len(scene.objects) > 3:
-    flags.add("four")
+  if len(scene.objects) == held:
+    flags.add(COUNT_WORDS[held])
   return flags
+
+
+def check_scene(scene):
+  """Boxes apart and inside, told relations true and as the caption says."""
+  height, width = scene.size
+  boxes = [o.box for o in scene.objects]
+  for x0, y0, x1, y1 in boxes:
+    assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+    assert x1 - x0 == y1 - y0
+  assert not layouts.any_overlap(boxes), scene
+  for i, relation, j in scene.relations:
+    assert layouts.relation_between(boxes[i], boxes[j]) == relation
+  facts = read_caption(scene.caption)
+  things = [o.thing for o in scene.objects]
+  assert Counter(facts.things) == Counter(things), scene.caption
+  told = fact_set(things, scene.relations)
+  assert fact_set(facts.things, facts.relations) == told, scene.caption
 
 
 def fact_set(things, relations):
@@ -52,6 +74,48 @@ def train_scenes(art_store):
 def heldout_scenes(art_store):
   make = generator(art_store, split="heldout")
   return [make.scene(i) for i in range(500)]
+
+
+def fact_line(scene):
+  """Everything about a scene but its pixels, as text."""
+  objects = [(*o.thing, *map(int, o.box)) for o in scene.objects]
+  ground = dataclasses.astuple(scene.background)
+  return repr((scene.style, objects, scene.relations, scene.caption, ground))
+
+
+# Of 40 scenes in each split; whoever changes them changes every token cache
+# and every published figure.
+PINNED = {
+  "free": "b83eb2c3688efc22",
+  "tidy": "27980f1e93e39d84",
+}
+# Mean colours of the quarters of one of them.
+QUARTERS = (
+  (94.7, 114.9, 187.3),
+  (108.8, 93.0, 111.2),
+  (200.3, 168.4, 129.5),
+  (94.4, 115.5, 189.8),
+)
+
+
+@pytest.mark.parametrize("kind", PINNED)
+def test_scenes_of_64_pixels_stay_what_they_were(art_store, kind):
+  options = {"seed": 1}
+  if kind == "tidy":
+    options |= data.options().scenes.to_dict() | {"seed": 1}
+  digest = hashlib.sha256()
+  for split in ("train", "seen", "heldout"):
+    make = generator(art_store, split=split, **options)
+    for i in range(40):
+      digest.update(fact_line(make.scene(i)).encode())
+  assert digest.hexdigest()[:16] == PINNED[kind]
+
+
+def test_a_picture_of_64_pixels_stays_what_it_was(art_store):
+  make = generator(art_store, split="heldout")
+  image = make.render(make.scene(4)).astype(float)
+  quarters = image.reshape(2, 32, 2, 32, 3).mean((1, 3))
+  np.testing.assert_allclose(quarters.reshape(4, 3), QUARTERS, atol=0.5)
 
 
 def test_nothing_held_out_in_train(train_scenes):
@@ -184,8 +248,9 @@ def test_max_objects(art_store, most, split):
   assert max(len(s.objects) for s in found) <= most
 
 
-@pytest.mark.parametrize("lattice, step", [(8, 16), (4, 8), (1, 2)])
+@pytest.mark.parametrize("lattice, step", [(8, 18), (4, 9), (1, 2)])
 def test_objects_lie_on_the_lattice(art_store, lattice, step):
+  # 128 x 160 has the area of a square of 143 pixels: of 144, in sixteens.
   make = generator(art_store, size=(128, 160), lattice=lattice)
   boxes = [o.box for i in range(30) for o in make.scene(i).objects]
   assert not np.any(np.asarray(boxes) % step)
@@ -207,6 +272,107 @@ def test_tidy_scenes_of_one_kind_have_one_layout(art_store, split):
     assert set(facts.things) == told
   # One layout for every number of objects and set of told relations.
   assert len(places) > 5 and all(len(found) == 1 for found in places.values())
+
+
+def sizes_of(side, token):
+  """The nine shapes that stand for a square of `side` pixels."""
+  square = ScaleSchedule.from_patch_nums([side // token])
+  grids = [square.with_aspect(a).final_grid for a in ASPECTS]
+  return [(h * token, w * token) for h, w in grids]
+
+
+@pytest.mark.parametrize(
+  "side, token, most", [(64, 4, 4), (128, 4, 9), (128, 8, 8), (256, 16, 9)]
+)
+@pytest.mark.parametrize("tidy", [0.0, 1.0])
+def test_scenes_of_every_shape(art_store, side, token, most, tidy):
+  for size in sizes_of(side, token):
+    assert SceneConfig(size=size, lattice=16).step == side // 4
+    for split in ("train", "heldout"):
+      options = {"size": size, "max_objects": most, "split": split}
+      make = generator(art_store, tidy=tidy, lattice=4, many_share=1, **options)
+      # A 16th of the square's side, of which the tokens' side is a part.
+      assert make.config.step == side // 16 and side // 16 % token == 0
+      scenes = [make.scene(i) for i in range(10)]
+      for scene in scenes:
+        check_scene(scene)
+        assert heldout_in(scene) == set(scene.flags)
+        assert not np.any(np.asarray([o.box for o in scene.objects]) % token)
+      if split == "train":
+        assert all(not s.flags and len(s.objects) != 4 for s in scenes)
+        assert most == 4 or all(len(s.objects) > 4 for s in scenes)
+
+
+def test_wide_pictures_use_their_width(art_store):
+  boxes = []
+  for size in ((48, 84), (84, 48)):
+    make = generator(art_store, size=size, tidy=1.0)
+    boxes.append([o.box for i in range(60) for o in make.scene(i).objects])
+  wide, tall = (np.asarray(b) for b in boxes)
+  assert wide[:, 0].min() == 0 and wide[:, 2].max() == 84
+  assert tall[:, 1].min() == 0 and tall[:, 3].max() == 84
+
+
+def test_every_number_of_objects_but_the_held_out_one(art_store):
+  options = {"size": (128, 128), "max_objects": 8, "tidy": 1.0}
+  for held in (0, 4, 8):
+    make = generator(art_store, held_count=held, many_share=0.7, **options)
+    scenes = [make.scene(i) for i in range(250)]
+    counts = Counter(len(s.objects) for s in scenes)
+    assert set(counts) == set(range(1, 9)) - {held}
+    assert 0.6 < sum(n for c, n in counts.items() if c > 3) / 250 < 0.8
+    held_out = make.with_config(split="heldout")
+    flags = Counter(held_out.scene(i).flags for i in range(10))
+    words = {("pair",): 4, ("triple",): 4, ("four",): 2}
+    if held == 8:
+      words[("eight",)] = words.pop(("four",))
+    elif not held:
+      words = {("pair",): 5, ("triple",): 5}
+    if held:
+      assert flags == words
+      assert len(held_out.scene(4).objects) == held
+    else:
+      assert set(flags) == {("pair",), ("triple",)}
+
+
+def test_many_objects_come_in_rows_grids_lists_and_counts(art_store):
+  options = {"size": (128, 128), "many_share": 1.0}
+  fives = generator(art_store, max_objects=5, **options)
+  scenes = [fives.scene(i) for i in range(100)]
+  assert {len(s.objects) for s in scenes} == {5}
+  rows = [s for s in scenes if len(s.relations) == 10]
+  assert {s.relations[0][1] for s in rows} == {"left", "above"}
+  lists = [s for s in scenes if not s.relations]
+  counted = [s for s in lists if len({o.thing for o in s.objects}) < 3]
+  assert 8 < len(counted) < 35 and len(lists) > len(counted) + 5
+  nines = generator(art_store, max_objects=9, **options)
+  scenes = [nines.scene(i) for i in range(100)]
+  full = [s for s in scenes if len(s.objects) == 9 and len(s.relations) == 18]
+  assert len(full) > 2
+
+
+def test_many_large_scenes_are_pure_and_painted(art_store):
+  options = {"size": (512, 512), "max_objects": 9, "many_share": 1.0}
+  one, two = (generator(art_store, **options) for _ in range(2))
+  scene = one.scene(3)
+  assert scene == two.scene(3) and len(scene.objects) > 4
+  image = one.render(scene)
+  np.testing.assert_array_equal(image, two.render(scene))
+  plain = backgrounds.paint(scene.background, scene.size).astype(int)
+  changed = np.abs(image - plain).max(-1) > 20
+  for x0, y0, x1, y1 in (o.box for o in scene.objects):
+    assert changed[y0:y1, x0:x1].mean() > 0.3
+    changed[y0:y1, x0:x1] = False
+  assert not changed.any()  # nothing beside the boxes
+
+
+def test_few_large_sprites_are_kept(art_store, monkeypatch):
+  monkeypatch.setattr(sprites, "_LARGE_BYTES", 3 * 4 * art_store.size**2)
+  known = sprites.Sprites(art_store)
+  names = ("car", "dog", "cat", "tree", "car")
+  drawn = [known.sprite(name, "noto", None, 100) for name in names]
+  np.testing.assert_array_equal(drawn[0], drawn[-1])
+  assert len(known._large) == 3 and not known._small
 
 
 def test_captions_of_tidy_lists_go_from_left_to_right(art_store):
@@ -275,7 +441,20 @@ def test_sprite(art_store):
   "changes, message",
   [
     ({"split": "test"}, "one of train, seen, heldout, got 'test'"),
-    ({"max_objects": 5}, "max_objects is 1, 2, 3 or 4, got 5"),
+    ({"max_objects": 0}, "max_objects is 1 to 9, got 0"),
+    ({"max_objects": 10}, "max_objects is 1 to 9, got 10"),
+    ({"max_objects": 5}, "24 pixels: 5 on a picture of 64 x 64 pixels have 20"),
+    (
+      {"max_objects": 9, "size": (64, 96)},
+      "9 on a picture of 64 x 96 pixels have 20",
+    ),
+    ({"size": (16, 900)}, "16 x 900 pixels is too narrow for 4 objects"),
+    (
+      {"size": (16, 400), "lattice": 16},
+      "A lattice of 16 64ths is 20 pixels here",
+    ),
+    ({"held_count": 3}, "held_count is 4 to 9, or 0 for none, got 3"),
+    ({"many_share": -1}, r"many_share is a share in \[0, 1\], got -1"),
     ({"size": (8, 64)}, "at least 16 pixels"),
     ({"lattice": 0}, "lattice is 1 to 16 64ths of the side, got 0"),
     ({"styles": ("oil",)}, "among twemoji, openmoji, noto, fluent"),
@@ -287,6 +466,15 @@ def test_sprite(art_store):
 def test_bad_config(changes, message):
   with pytest.raises(ValueError, match=message):
     SceneConfig(**changes)
+
+
+def test_newer_options_at_their_defaults_do_not_change_an_identity():
+  options = data.options().scenes.to_dict()
+  plain = without_defaults(options)
+  assert set(options) - set(plain) == {"held_count", "many_share"}
+  assert without_defaults(plain) == plain
+  changed = without_defaults(options | {"held_count": 8})
+  assert changed == plain | {"held_count": 8}
 
 
 def test_store_without_the_styles(art_store):

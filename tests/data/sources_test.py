@@ -81,9 +81,19 @@ def test_canonical_icons_have_no_augmentation(art_store):
   assert tuple(one[0][0, 0]) == backgrounds.WHITE
 
 
-def test_wide_pictures(art_store):
-  image, _, _ = icons(art_store, size=(32, 80)).example(0, 0)
-  assert image.shape == (32, 80, 3)
+@pytest.mark.parametrize("size", [(32, 80), (44, 92), (84, 48)])
+def test_icons_of_every_shape_are_whole_and_on_the_lattice(art_store, size):
+  options = {"white_share": 1.0, "lattice": 16, "min_scale": 0.85}
+  source = icons(art_store, size=size, **options)
+  assert source.step == (12 if size == (32, 80) else 16)
+  for index in range(12):
+    image, _, _ = source.example(index, 0)
+    assert image.shape == (*size, 3)
+    drawn = (image.astype(int) != image[-1, -1]).any(-1)
+    rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
+    extent = max(np.ptp(rows), np.ptp(columns)) + 1
+    # The discs of the store fill up to 118 of 128 pixels of their square.
+    assert 0 < extent <= min(size) // source.step * source.step
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,11 @@ def matcher(drawings):
   return SceneMatcher(SpriteBank(drawings))
 
 
+@pytest.fixture(scope="module")
+def many_matcher(matcher):
+  return SceneMatcher(matcher.bank, 9)
+
+
 def _paint(drawings, things, size=(64, 64), background=(225, 236, 246)):
   image = np.zeros((*size, 3), np.uint8)
   image[:] = background
@@ -130,6 +135,72 @@ def test_other_picture_sizes(drawings, matcher, size, factor):
   np.testing.assert_allclose(
     heart.box, np.array([3, 20, 31, 48]) * factor, atol=2 * factor
   )
+
+
+EIGHT = [
+  (NAMES[i % 5], colour, x, y, 34)
+  for i, (colour, (y, x)) in enumerate(
+    zip(
+      ("red", "blue", "green", "purple", "orange", "black", "pink", "brown"),
+      ((r * 42 + 3, c * 42 + 3) for r in range(3) for c in range(3)),
+    )
+  )
+]
+CLOSE = [
+  ("star", "red", 0, 0, 24),
+  ("moon", "blue", 0, 24, 24),
+  ("heart", "gray", 24, 24, 24),
+  ("key", "black", 60, 12, 24),
+]
+
+
+def _check(detections, things, atol):
+  assert _named(detections) == sorted(t[:2] for t in things)
+  for d in detections:
+    _, _, x, y, side = next(
+      t for t in things if t[:2] == (d.entry.concept, d.entry.colour)
+    )
+    np.testing.assert_allclose(d.box, (x, y, x + side, y + side), atol=atol)
+
+
+@pytest.mark.parametrize("size, factor", [((128, 128), 1), ((256, 256), 2)])
+def test_finds_many_objects_in_larger_pictures(
+  drawings, many_matcher, size, factor
+):
+  things = [
+    (c, k, x * factor, y * factor, s * factor) for c, k, x, y, s in EIGHT
+  ]
+  detections = many_matcher.find(_paint(drawings, things, size))
+  _check(detections, things, atol=2 * factor)
+
+
+def test_small_objects_are_found_on_the_finer_copy(drawings, many_matcher):
+  """24 pixels of 128 are 12 of 64, less than a template there."""
+  things = [
+    (name, colour, 4 + 25 * i, 50, 24)
+    for i, (name, colour) in enumerate(
+      zip(NAMES, ("red", "green", "blue", "black", "orange"))
+    )
+  ]
+  things.append(("heart", "purple", 4, 84, 40))
+  detections = many_matcher.find(_paint(drawings, things, (128, 128)))
+  _check(detections, things, atol=2)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_finds_what_touches_in_rectangles(drawings, matcher, turn):
+  size, things = (48, 84), CLOSE
+  if turn:
+    size = size[::-1]
+    things = [(c, k, y, x, side) for c, k, x, y, side in CLOSE]
+  detections = matcher.find(_paint(drawings, things, size))
+  _check(detections, things, atol=2)
+
+
+def test_no_more_than_it_may(drawings, matcher, many_matcher):
+  image = _paint(drawings, EIGHT, (128, 128))
+  assert len(matcher.find(image)) == 4
+  assert len(many_matcher.find(image)) == 8
 
 
 def test_empty_pictures_hold_nothing(drawings, matcher):

@@ -72,6 +72,40 @@ def test_one_detection_serves_one_object():
   assert sum(score.objects) == 2 and not score.count
 
 
+def test_nine_equal_things_are_counted_and_coloured():
+  """9! ways to claim them: only one is tried."""
+  facts = read_caption("nine yellow stars")
+  stars = [found("star", "yellow", 20 * i, 30) for i in range(8)]
+  score = score_scene(facts, [*stars, found("star", "red", 200, 30)])
+  assert sum(score.objects) == 9 and sum(score.colours) == 8
+  assert score.count and not score.everything
+  two = read_caption("five yellow stars and four red dogs")
+  score = score_scene(two, stars)
+  assert sum(score.objects) == 5 and sum(score.colours) == 5
+
+
+def test_a_colour_is_not_bought_with_an_object():
+  facts = read_caption("a red dog, a dog and a cat")
+  red, blue = found("dog", "red", 10, 30), found("dog", "blue", 40, 30)
+  score = score_scene(facts, [blue, red])
+  assert score.objects == (True, True, False) and score.colours == (True,)
+
+
+def test_a_grid_of_nine():
+  names = ["dog", "cat", "car", "star", "tree", "sun", "key", "bell", "hat"]
+  rows = [", ".join(f"a {n}" for n in names[i : i + 3]) for i in (0, 3, 6)]
+  facts = read_caption("from left to right, " + ", below them ".join(rows))
+  assert len(facts.relations) == 18
+  grid = [
+    found(name, None, 40 * (i % 3), 40 * (i // 3))
+    for i, name in enumerate(names)
+  ]
+  assert score_scene(facts, grid[::-1]).everything
+  swapped = [*grid[1:], found("dog", None, 0, 120)]
+  score = score_scene(facts, swapped)
+  assert all(score.objects) and sum(score.relations) == 14
+
+
 @pytest.mark.parametrize(
   "relation, x, y",
   [("left", 40, 30), ("right", 0, 30), ("above", 20, 60), ("below", 20, 0)],

@@ -32,7 +32,8 @@ SPLITS = ("heldout", "seen")
 def run(ctx: Context) -> Result:
   """Measures both splits; writes scenes_<split>.png of the first samples."""
   generators = {split: ctx.scenes(split) for split in SPLITS}
-  matcher = SceneMatcher(SpriteBank(generators["heldout"]))
+  known = generators["heldout"]
+  matcher = SceneMatcher(SpriteBank(known), known.config.max_objects)
   values = {split: _split(ctx, generators[split], matcher) for split in SPLITS}
   return Result(values, _rows(values))
 
