@@ -36,6 +36,14 @@ def table(rows: Sequence[tuple[str, ...]], header: Sequence[str]) -> str:
   return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def share_text(share: Mapping[str, Any]) -> str:
+  """A `Share.to_dict` as "78.3% [76.7, 79.9]"; of nothing "-"."""
+  if not share["n"]:
+    return "-"
+  value, low, high = (100 * share[k] for k in ("value", "low", "high"))
+  return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
+
+
 def _plain(value: Any) -> Any:
   if isinstance(value, (np.integer, np.floating, np.bool_)):
     return value.item()

@@ -72,10 +72,9 @@ class Store:
     return rgba
 
 
-@pytest.fixture
-def bundle(tmp_path):
+def tiny_bundle(tmp_path, sides):
   encoder = load_text_encoder("minilm-l6", 48)
-  tokenizer = tiny_tokenizer_config((1, 2, 4))
+  tokenizer = tiny_tokenizer_config(sides)
   star = tiny_star_config(tokenizer, text_dim=encoder.width)
   save_bundle(
     tmp_path / "bundle",
@@ -91,15 +90,24 @@ def bundle(tmp_path):
   return load_bundle(tmp_path / "bundle")
 
 
+@pytest.fixture
+def bundle(tmp_path):
+  return tiny_bundle(tmp_path, (1, 2, 4))
+
+
+@pytest.fixture
+def art(tmp_path, monkeypatch):
+  (tmp_path / "art").mkdir()
+  store = Store(tmp_path / "art")
+  monkeypatch.setattr(context, "load_art", lambda folder: store)
+
+
 @pytest.mark.long
-def test_all_parts(tmp_path, monkeypatch, bundle):
+def test_all_parts(tmp_path, art, bundle):
   try:
     efficientnet.default_weights()
   except FileNotFoundError as error:
     pytest.skip(str(error))
-  (tmp_path / "art").mkdir()
-  store = Store(tmp_path / "art")
-  monkeypatch.setattr(context, "load_art", lambda folder: store)
   config = get_config()
   config.n = 4
   config.batch_size = 2
@@ -125,3 +133,29 @@ def test_all_parts(tmp_path, monkeypatch, bundle):
   again = evaluate("all", bundle, config, out, print_line=lines.append)
   assert again == results
   assert sum("kept from" in line for line in lines) == len(PARTS)
+
+
+@pytest.mark.long
+def test_shapes(tmp_path, art):
+  config = get_config()
+  config.batch_size = 2
+  config.data_options.scenes.max_objects = 1
+  config.shapes.update(n=3, aspects=("1:1", "16:9"))
+  bundle = tiny_bundle(tmp_path, (1, 2, 8))
+  found = {}
+  for coords in ("", "longer_side"):
+    config.shapes.rope_coords = coords
+    results = evaluate("shapes", bundle, config, tmp_path / "out")
+    found[coords] = results["shapes"]["values"]
+  for values in found.values():
+    assert values["1:1"]["size"] == [32, 32] and values["1:1"]["tokens"] == 69
+    assert values["16:9"]["size"] == [24, 44]
+    assert values["16:9"]["model"]["objects"]["n"] == 3
+  nats = {
+    coords: [values[aspect]["nats_per_token"] for aspect in ("1:1", "16:9")]
+    for coords, values in found.items()
+  }
+  # Coordinates along the longer side are another model off the square alone.
+  assert nats[""][0] == pytest.approx(nats["longer_side"][0], rel=1e-6)
+  assert abs(nats[""][1] - nats["longer_side"][1]) > 1e-4
+  assert (tmp_path / "out" / "shapes.png").exists()

@@ -15,7 +15,7 @@ from star_jax.data.scene_text import Facts, read_caption
 from star_jax.metrics import samples
 from star_jax.metrics.context import Context, picture_grid
 from star_jax.metrics.progress import Progress
-from star_jax.metrics.report import Result
+from star_jax.metrics.report import Result, share_text
 from star_jax.metrics.scene_match import SceneMatcher
 from star_jax.metrics.scene_score import (
   SceneScore,
@@ -92,13 +92,6 @@ def _to_json(scores: Sequence[SceneScore]) -> dict:
   return {name: s.to_dict() for name, s in shares(scores).items()}
 
 
-def _text(share: dict) -> str:
-  if not share["n"]:
-    return "-"
-  value, low, high = (100 * share[k] for k in ("value", "low", "high"))
-  return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
-
-
 def _rows(values: dict) -> list[tuple[str, str, str]]:
   rows = []
   for split in SPLITS:
@@ -106,16 +99,22 @@ def _rows(values: dict) -> list[tuple[str, str, str]]:
     for measure in (*MEASURES, "everything", "count"):
       share = entry["model"][measure]
       beside = ", ".join(
-        f"{name} {_text(entry[name][measure]).split(' ')[0]}"
+        f"{name} {share_text(entry[name][measure]).split(' ')[0]}"
         for name in ("tokenizer", "render", "shuffled")
       )
       rows.append(
-        (f"{split}, {measure}", _text(share), f"n = {share['n']}; {beside}")
+        (
+          f"{split}, {measure}",
+          share_text(share),
+          f"n = {share['n']}; {beside}",
+        )
       )
   for flag, entry in values["heldout"]["by_flag"].items():
     for measure in MEASURES:
       share = entry[measure]
-      rows.append((f"  {flag}, {measure}", _text(share), f"n = {share['n']}"))
+      rows.append(
+        (f"  {flag}, {measure}", share_text(share), f"n = {share['n']}")
+      )
   for measure in MEASURES:
     rows.append(_ratio_row(values, measure))
   return rows
