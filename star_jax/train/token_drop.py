@@ -167,7 +167,7 @@ class TokenDrop:
     if not fewest <= self.tokens <= schedule.num_tokens:
       raise ValueError(
         "config.token_drop.tokens is how many tokens a step looks at, from"
-        f" {fewest} (of the last {len(whole)} scales one each) to all"
+        f" {fewest} (one in each scale that loses some) to all"
         f" {schedule.num_tokens} of this schedule, got {self.tokens}."
       )
     return _apportion(self.tokens - fewest, whole)

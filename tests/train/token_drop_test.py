@@ -129,7 +129,7 @@ def test_the_target_of_the_published_config():
   [
     (
       dict(way="random", tokens=L + 1),
-      r"from 22 \(of the last 1 scales one each\) to all 57 .* got 58",
+      r"from 22 \(one in each scale that loses some\) to all 57 .* got 58",
     ),
     (dict(way="random", tokens=21), "from 22 .* got 21"),
     (dict(way="random", tokens=30, last_scales=5), "of the 4 scales .* got 5"),
