@@ -38,7 +38,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.schedule = "lin0"
   c.optimizer.learning_rate = 1e-4 * c.batch_size / 256
   c.optimizer.warmup_steps = c.num_steps // 50
-  c.optimizer.weight_decay_end = 0.0
   c.optimizer.ema_decay = 0.9999
   c.cond_drop_rate = 0.1
   c.scale_weights = ()

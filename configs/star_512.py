@@ -34,7 +34,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.num_steps = 100_000
   c.optimizer.learning_rate = 5e-5
   c.optimizer.warmup_steps = c.num_steps // 50
-  c.optimizer.weight_decay_end = c.optimizer.weight_decay
   c.init_from = "runs/star_256"
   c.grow = "index"
   c.model = ConfigDict(PRESETS["star_d30_512"])
