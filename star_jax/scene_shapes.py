@@ -1,6 +1,4 @@
-"""A sheet of scenes in all shapes, small ones and larger ones.
-
-The larger ones have more objects.
+"""A sheet of scenes in all shapes: small ones, larger ones of more objects.
 
 python -m star_jax.scene_shapes --out=docs/images/scenes_shapes.png
 """

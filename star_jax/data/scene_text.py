@@ -240,8 +240,9 @@ def read_caption(caption: str) -> Facts:
 def heldout_flags(caption: str) -> tuple[str, ...]:
   """What of a prompt was never trained on: "pair", "triple", "four".
 
-  Empty for prompts of seen combinations and for those that are not about the
-  objects of the scenes.
+  "four" is four or more, as for a model that was trained on up to three. Empty
+  for prompts of seen combinations and for those that are not about the objects
+  of the scenes.
   """
   try:
     facts = read_caption(caption)
