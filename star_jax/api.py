@@ -55,6 +55,9 @@ from star_jax.text.encoder import TextEncoder
 from star_jax.tokenizer.vqvae import VQVAE
 
 MAX_BATCH = 16
+# From this side on, pictures are decoded one after the other: at 1024 px one
+# activation of the published decoder is 0.67 GB a picture.
+LARGE_SIDE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,8 @@ class StarPipeline:
     self._params = jax.device_put(bundle.params)
     self._given_encoder = text_encoder
     self._text_path = text_path
-    self._decode_scales = build_scale_decoder(self._vqvae)
+    self._one_by_one = max(self.image_size) >= LARGE_SIDE
+    self._decode_scales = build_scale_decoder(self._vqvae, self._one_by_one)
     self._samplers: dict[SamplerConfig, Any] = {}
     self._encode = jax.jit(self._tokenizer_method("encode"))
     self._decode = jax.jit(self._tokenizer_method("tokens_to_image"))
@@ -307,6 +311,7 @@ class StarPipeline:
       # Without smoothing one program serves both.
       smooth_filtered=settings["gumbel_smooth"] and settings["smooth_filtered"],
       refine=REFINEMENTS[settings["refine"]],
+      decode_one_by_one=self._one_by_one,
     )
     if config not in self._samplers:
       self._samplers[config] = build_sampler(
