@@ -13,8 +13,10 @@ from star_jax.compile_check.intermediates import arrays_of, attention_arrays
 from star_jax.model import blocks
 from star_jax.model.attention import attend, scale_causal_attention
 from star_jax.model.config import StarConfig
-from star_jax.sampling.sampler import SamplerConfig
+from star_jax.sampling.sampler import SamplerConfig, build_scale_decoder
 from star_jax.scales import ScaleSchedule
+from star_jax.shapes import parameter_tree
+from star_jax.tokenizer.vqvae import VQVAE
 
 CPU = devices.find_chip("cpu")
 # Hand-made: a fusion of two arrays, one of a tuple, and what has no array.
@@ -145,6 +147,20 @@ def test_parameters_count_as_arguments_or_as_not_read(sampler):
   assert found.peak == (
     found.arguments + found.unread + found.outputs + found.temporaries
   )
+
+
+def test_decoding_one_by_one_bounds_what_the_decoder_needs():
+  vqvae = VQVAE(testing.tiny_tokenizer_config((1, 4)))
+  params = {"tokenizer": parameter_tree(vqvae)}
+
+  def temporaries(one_by_one: bool) -> int:
+    decode = build_scale_decoder(vqvae, one_by_one)
+    f_hats = jax.ShapeDtypeStruct((1, 8, 4, 4, 4), jnp.float32)
+    program = programs.Program(decode.lower(params, f_hats), ())
+    return memory.compile_program(program, CPU).temporaries
+
+  # Room for the pictures themselves, which are made one by one.
+  assert temporaries(True) < temporaries(False) / 3
 
 
 def test_parameters_in_bfloat16_but_for_the_quantizer():
