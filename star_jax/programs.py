@@ -26,6 +26,10 @@ from star_jax.sampling.sampler import (
 )
 from star_jax.tokenizer.vqvae import VQVAE
 
+# From this side on, pictures are decoded one after the other: at 1024 px one
+# activation of the published decoder is 0.67 GB a picture.
+LARGE_SIDE = 1024
+
 
 class Programs:
   """Jitted functions; nothing is compiled before it is called.
@@ -54,10 +58,11 @@ class Programs:
       self.star = Star(star_config)
       if bundle.refine_config:
         self._head = RefineHead(star_config, bundle.refine_config)
+    self._one_by_one = max(tokenizer_config.image_size) >= LARGE_SIDE
     self._samplers: dict[SamplerConfig, SampleFn] = {}
     self.encode = jax.jit(self._of_tokenizer("encode"))
     self.decode = jax.jit(self._of_tokenizer("tokens_to_image"))
-    self.decode_scales = build_scale_decoder(self.vqvae)
+    self.decode_scales = build_scale_decoder(self.vqvae, self._one_by_one)
 
   @property
   def image_size(self) -> tuple[int, int]:
@@ -77,6 +82,7 @@ class Programs:
       # Without smoothing one program serves both.
       smooth_filtered=settings["gumbel_smooth"] and settings["smooth_filtered"],
       refine=REFINEMENTS[settings["refine"]],
+      decode_one_by_one=self._one_by_one,
     )
     if config not in self._samplers:
       self._samplers[config] = build_sampler(

@@ -48,6 +48,10 @@ class SamplerConfig:
       them (0 draws from the conditional half alone, -1 from the null half).
     refine: draw the scales of the refinement head in rounds; None: like the
       others.
+    decode_one_by_one: the decoder sees one picture after the other, so that
+      its temporaries do not grow with the batch; for large pictures.
+    decoder_dtype: computes the decoder in another dtype than the tokenizer's
+      own, for half of its temporaries. Tokens do not change.
   """
 
   guided: bool = True
@@ -57,6 +61,8 @@ class SamplerConfig:
   return_logits: bool = False
   cfg_ramp: bool = True
   refine: RefineSampling | None = None
+  decode_one_by_one: bool = False
+  decoder_dtype: str | None = None
 
 
 @flax.struct.dataclass
@@ -145,30 +151,38 @@ def build_sampler(
   models = Models(star, vqvae, head)
   by_scale = star.config.prediction == "scale"
   draw_all = draw_all_scales if by_scale else draw_all_tokens
+  decoder = vqvae
+  if config.decoder_dtype:
+    settings = dataclasses.replace(vqvae.config, dtype=config.decoder_dtype)
+    decoder = VQVAE(settings)
 
   def sample(params, given, null, keys_B, knobs, edit=None):
     out = draw_all(models, config, params, given, null, keys_B, knobs, edit)
     image = None
     if config.return_image:
-      image = _decode(vqvae, params, out["f_hats_KBhwCv"][-1])
+      f_hat_BhwCv = out["f_hats_KBhwCv"][-1]
+      image = _decode(decoder, params, f_hat_BhwCv, config.decode_one_by_one)
     return SampleOutput(image_BHW3=image, **out)
 
   return jax.jit(sample)
 
 
 def build_scale_decoder(
-  vqvae: VQVAE,
+  vqvae: VQVAE, one_by_one: bool = False
 ) -> Callable[[Any, jax.Array], jax.Array]:
   """The jitted fn(params, f_hats_KBhwCv) -> pictures [K, B, H, W, 3].
 
   A program of its own, so that asking for these pictures cannot change the
-  rounding, and with it a draw, of the sampler.
+  rounding, and with it a draw, of the sampler. `one_by_one` is
+  `SamplerConfig.decode_one_by_one`.
   """
 
   def decode(params, f_hats_KBhwCv: jax.Array) -> jax.Array:
     # One scale after the other: the decoder is compiled once, and its
     # temporaries stay those of one batch.
-    return jax.lax.map(lambda f: _decode(vqvae, params, f), f_hats_KBhwCv)
+    return jax.lax.map(
+      lambda f: _decode(vqvae, params, f, one_by_one), f_hats_KBhwCv
+    )
 
   return jax.jit(decode)
 
@@ -186,7 +200,13 @@ def check_pair(star: Star, vqvae: VQVAE) -> None:
       )
 
 
-def _decode(vqvae, params, f_hat_BhwCv: jax.Array) -> jax.Array:
-  return vqvae.apply(
-    {"params": params["tokenizer"]}, f_hat_BhwCv, method="decode"
-  )
+def _decode(
+  vqvae, params, f_hat_BhwCv: jax.Array, one_by_one: bool
+) -> jax.Array:
+  variables = {"params": params["tokenizer"]}
+  if one_by_one:
+    return jax.lax.map(
+      lambda f: vqvae.apply(variables, f[None], method="decode")[0],
+      f_hat_BhwCv,
+    )
+  return vqvae.apply(variables, f_hat_BhwCv, method="decode")

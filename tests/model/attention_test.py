@@ -6,13 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from star_jax.metrics.attention_memory import attention_memory
+from configs.presets import PRESETS
+from star_jax.compile_check.devices import find_chip
+from star_jax.compile_check.memory import compile_program
+from star_jax.compile_check.programs import attention_program
 from star_jax.model import attention
 from star_jax.model.attention import (
   attend,
   attention_plan,
   scale_causal_attention,
 )
+from star_jax.model.config import StarConfig
 from star_jax.scales import ScaleSchedule
 
 SCHEDULES = {
@@ -224,4 +228,7 @@ def test_heads_at_once_divide_the_heads():
 @pytest.mark.long
 def test_a_layer_of_the_1024_px_model_stays_under_a_gigabyte():
   for dtype in ("float32", "bfloat16"):
-    assert attention_memory(dtype, query_block=256) < 1e9
+    config = StarConfig.from_dict({**PRESETS["star_d30_1024"], "dtype": dtype})
+    program = attention_program(config, batch=1)
+    memory = compile_program(program, find_chip("cpu"))
+    assert 0 < memory.temporaries < 1e9

@@ -105,6 +105,22 @@ def test_pictures_are_those_of_the_tokens(tiny, guided_run):
   np.testing.assert_allclose(out.image_BHW3, last, atol=1e-5)
 
 
+def test_decoding_one_by_one_gives_the_same_pictures(tiny, guided_run):
+  run, knobs, keys, out = guided_run
+  all_at_once, one_by_one = (
+    S.build_scale_decoder(tiny.vqvae, way)(tiny.params, out.f_hats_KBhwCv)
+    for way in (False, True)
+  )
+  np.testing.assert_allclose(one_by_one, all_at_once, atol=1e-5)
+  assert len(np.unique(np.asarray(one_by_one[-1]), axis=0)) == 8
+  # In bfloat16 the pictures are nearly those, and the tokens are the same.
+  run = tiny.sampler(decode_one_by_one=True, decoder_dtype="bfloat16")
+  small = run(tiny.params, tiny.text, tiny.null, keys, knobs)
+  np.testing.assert_array_equal(small.idx_BL, out.idx_BL)
+  error = np.abs(np.asarray(small.image_BHW3) - np.asarray(out.image_BHW3))
+  assert 0 < error.mean() < 0.01
+
+
 def test_changing_knobs_compiles_nothing(tiny, guided_run):
   run, _, keys, _ = guided_run
   args = (tiny.params, tiny.text, tiny.null, keys)

@@ -1,0 +1,1 @@
+"""Programs compiled for chips that are not here, and the memory they need."""

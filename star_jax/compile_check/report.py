@@ -1,0 +1,161 @@
+"""What `launch/compile_check.py` prints: tables in markdown, line by line,
+since every line may take minutes to compile."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+
+import jax
+
+from star_jax.compile_check.devices import Chip
+from star_jax.compile_check.intermediates import arrays_of, attention_arrays
+from star_jax.compile_check.memory import (
+  USABLE,
+  DoesNotFit,
+  Memory,
+  compile_program,
+  largest_batch,
+)
+from star_jax.compile_check.programs import Program
+from star_jax.model.config import StarConfig
+
+_COMPILERS = {"cuda": "jax-cuda13-pjrt", "tpu": "libtpu"}
+_HEADER = (
+  "program", "batch", "arguments", "outputs", "temporaries", "not read", "peak",
+  "of memory", "compiled in",
+)  # fmt: skip
+# Most bytes of one attention array of one image in one layer of training.
+ARRAY_LIMIT = 2**29
+# Most bytes of temporaries of the attention of one layer.
+LAYER_LIMIT = 10**9
+_SHOWN = 3
+
+Make = Callable[[int], Program]
+
+
+def print_head(chip: Chip, what: str) -> None:
+  """The chip, the compiler, and that nothing is run."""
+  versions = [f"jax {jax.__version__}"]
+  if chip.platform:
+    package = _COMPILERS[chip.platform]
+    versions.append(f"{package} {importlib.metadata.version(package)}")
+  versions += [f"{name}={x}" for name, x in chip.compiler_options.items()]
+  memory = f" ({_gigabytes(chip.memory)})" if chip.memory else ""
+  print(
+    f"{what}. Compiled for {chip.title}{memory}, not run;"
+    f" {', '.join(versions)}.\n"
+  )
+
+
+def print_memory(
+  name: str,
+  make: Make,
+  batches: Sequence[int],
+  chip: Chip,
+  *,
+  largest: bool = False,
+) -> dict[int, Memory]:
+  """A table of what the program needs at some batches.
+
+  Args:
+    name: of the program.
+    make: batch -> program.
+    batches: pictures at once.
+    chip: that they are compiled for.
+    largest: look for the largest batch that takes at most USABLE of the chip's
+      memory, too.
+
+  Returns:
+    What was compiled, by batch.
+  """
+  found: dict[int, Memory] = {}
+  peaks: dict[int, float] = {}
+
+  def peak_of(batch: int) -> float:
+    try:
+      memory = compile_program(make(batch), chip)
+    except DoesNotFit as error:
+      _print_row((name, batch, *["-"] * 4, _gigabytes(error.peak), "-", "-"))
+      return error.peak
+    _print_row(_cells(name, batch, memory, chip))
+    found[batch] = memory
+    return memory.peak
+
+  _print_row(_HEADER)
+  _print_row(["---"] * len(_HEADER))
+  for batch in batches:
+    peaks[batch] = peak_of(batch)
+  if largest:
+    limit = USABLE * chip.memory
+    best = largest_batch(peak_of, limit, peaks)
+    print(
+      f"\nThe largest batch within {USABLE:.0%} of the memory"
+      f" ({_gigabytes(limit)}): {best}."
+    )
+  return found
+
+
+def attention_within_limit(
+  config: StarConfig, batch: int, memory: Memory
+) -> bool:
+  """Prints the largest arrays of attention in a compiled program.
+
+  Returns:
+    Whether none exceeds ARRAY_LIMIT for one image in one layer. Layers are a
+    loop: an array inside of it is one layer's.
+
+  Raises:
+    ValueError: the program has no such array: nothing was checked.
+  """
+  every = arrays_of(memory.hlo)
+  ours = attention_arrays(every, config)
+  if not ours:
+    raise ValueError("No array of attention was found in the program.")
+  unnamed = sum(not array.op_name for array in ours)
+  print(
+    f"\nAttention arrays of one image and layer, the largest of {len(ours)}"
+    f" ({unnamed} of them without a name) among {len(every)} arrays:\n"
+  )
+  _print_row(("array", "of one image", "made by"))
+  _print_row(["---"] * 3)
+  for array in ours[:_SHOWN]:
+    size = array.size / batch / 2**30
+    place = "/".join(array.op_name.split("/")[-5:]) or "not named"
+    _print_row((array, f"{size:.3f} GiB", place.replace("|", "\\|")))
+  largest = ours[0].size / batch
+  return _verdict("The largest one", largest, ARRAY_LIMIT)
+
+
+def layer_within_limit(memory: Memory) -> bool:
+  """Prints whether the temporaries exceed LAYER_LIMIT."""
+  return _verdict("Temporaries", memory.temporaries, LAYER_LIMIT)
+
+
+def _verdict(what: str, size: float, limit: int) -> bool:
+  within = size <= limit
+  word = "within" if within else "ABOVE"
+  print(f"\n{what}: {_gigabytes(size)}, {word} {_gigabytes(limit)}.")
+  return within
+
+
+def _gigabytes(count: float) -> str:
+  """Powers of ten, as memory of chips is sold."""
+  return f"{count / 1e9:.2f} GB"
+
+
+def _cells(name: str, batch: int, memory: Memory, chip: Chip) -> tuple:
+  share = f"{memory.peak / chip.memory:.0%}" if chip.memory else "-"
+  sizes = (
+    memory.arguments,
+    memory.outputs - memory.aliased,
+    memory.temporaries,
+    memory.unread,
+    memory.peak,
+  )
+  seconds = f"{memory.seconds:.0f} s"
+  return (name, batch, *map(_gigabytes, sizes), share, seconds)
+
+
+def _print_row(cells: Sequence) -> None:
+  print(f"| {' | '.join(map(str, cells))} |", flush=True)
