@@ -5,8 +5,8 @@
   python launch/train.py --config=configs/var_emoji.py --workdir=runs/emoji
   python launch/sample.py --ckpt=runs/emoji/bundle flags "food & drink"
 
-32 GFLOP a step: six minutes of two AMD EPYC cores beside a little other work (at
-70 to 125 GFLOP/s).
+32 GFLOP a step: six minutes of two AMD EPYC cores beside a little other work
+(70 to 125 GFLOP/s).
 Expected: training loss 6.2 nats a token in the first 50 steps, 2.1 at the end;
 held out, over all tokens, 3.21, 2.95, 2.88 and 2.86 at steps 250 to 1,000. The
 last sheet has a face for smileys, a person in clothes, a banner for flags, a
