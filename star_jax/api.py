@@ -34,6 +34,7 @@ from star_jax.inputs import (
 from star_jax.model.condition import Given
 from star_jax.pictures import Recipe
 from star_jax.programs import Programs
+from star_jax.samples import Samples
 from star_jax.sampling.likelihood import log_prob_in_batches
 from star_jax.sampling.sampler import Knobs, sample_keys
 from star_jax.sampling.settings import (
@@ -47,23 +48,6 @@ from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import TextEncoder
 
 MAX_BATCH = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-  """What `StarPipeline.sample_all` returns, one entry a prompt.
-
-  Attributes:
-    images: PIL images, RGB.
-    recipes: what made each of them.
-    tokens_BL: int32 [B, L].
-    scales: per image the pictures after every scale; None unless asked for.
-  """
-
-  images: list[Image.Image]
-  recipes: list[Recipe]
-  tokens_BL: np.ndarray
-  scales: list[list[Image.Image]] | None
 
 
 def load(
@@ -200,14 +184,7 @@ class StarPipeline:
       ]
       rows = slice(begin, begin + len(part))
       chunks.append(self._draw(recipes, given[rows], return_scales))
-    return Samples(
-      images=[image for chunk in chunks for image in chunk.images],
-      recipes=[recipe for chunk in chunks for recipe in chunk.recipes],
-      tokens_BL=np.concatenate([chunk.tokens_BL for chunk in chunks]),
-      scales=[s for chunk in chunks for s in chunk.scales]
-      if return_scales
-      else None,
-    )
+    return Samples.joined(chunks)
 
   def redraw(self, recipe: Recipe, *, return_scales: bool = False) -> Samples:
     """The picture of a recipe again, bit for bit on the same machine.
@@ -277,19 +254,11 @@ class StarPipeline:
     out = self.run_sampler(
       first.settings, given[rows], first.seed, indices[rows]
     )
-    n = len(recipes)
-    images = [pictures.to_pil(x) for x in np.asarray(out.image_BHW3)[:n]]
-    scales = None
+    image_KBHW3 = None
     if return_scales:
       decode = self.programs(first.settings["aspect"]).decode_scales
       image_KBHW3 = decode(self._params, out.f_hats_KBhwCv[:-1])
-      scales = [
-        [pictures.to_pil(x) for x in image_KHW3] + [image]
-        for image_KHW3, image in zip(
-          np.moveaxis(np.asarray(image_KBHW3), 0, 1), images
-        )
-      ]
-    return Samples(images, list(recipes), np.asarray(out.idx_BL)[:n], scales)
+    return Samples.of(recipes, out, image_KBHW3)
 
   def run_sampler(self, settings, given: Given, seed: int, indices, edit=None):
     """The jitted sampler on a whole batch: a `SampleOutput`.

@@ -16,7 +16,6 @@ import functools
 import math
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 # Sides of the square maps, VAR arXiv 2404.02905 (256, 512) and STAR
@@ -37,8 +36,6 @@ OWN_ASPECT = "own"
 _AREA_WEIGHT = 2.0
 
 
-# Static in jitted functions wherever it stands among their arguments.
-@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ScaleSchedule:
   """K token grids `(h_k, w_k)`, coarse to fine. Frozen and hashable."""

@@ -24,7 +24,7 @@ from star_jax.data.pipeline import Bucket, build_bucket_sources
 from star_jax.data.token_cache import TokenCache, check_identity
 from star_jax.model.condition import Given, batch_of
 from star_jax.model.config import StarConfig
-from star_jax.scales import OWN_ASPECT
+from star_jax.scales import OWN_ASPECT, ScaleSchedule
 from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
@@ -33,8 +33,10 @@ from star_jax.train import frozen as frozen_lib
 from star_jax.train.task import Batch, BatchIterator, MappedBatches
 
 CACHE = "cache"
-# In a batch: the grids of its pictures, where there are several shapes.
+# In a batch: the grids of its pictures, where there are several shapes. No array
+# but a static part of the batch, so that each shape has a program of its own.
 SCHEDULE = "schedule"
+jax.tree_util.register_static(ScaleSchedule)
 
 
 class Shape(NamedTuple):
