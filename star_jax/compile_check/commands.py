@@ -89,8 +89,7 @@ def check_sampler(
     ValueError: settings that do not go together.
   """
   if refine not in REFINEMENTS:
-    names = ", ".join(REFINEMENTS)
-    raise ValueError(f"--refine is one of {names}, got {refine!r}.")
+    raise ValueError(f"--refine is one of {list(REFINEMENTS)}, got {refine!r}.")
   if REFINEMENTS[refine] and head is None:
     raise ValueError(
       f"{target.model} has no refinement head: --refine=off, or a .json file of"
