@@ -33,8 +33,8 @@ from star_jax.train import frozen as frozen_lib
 from star_jax.train.task import Batch, BatchIterator, MappedBatches
 
 CACHE = "cache"
-# In a batch: the grids of its pictures, where there are several shapes. It is no
-# array but a static part, so that each shape has a program of its own.
+# In a batch: the grids of its pictures, where there are several shapes. It is
+# no array but a static part, so that each shape has a program of its own.
 SCHEDULE = "schedule"
 jax.tree_util.register_static(ScaleSchedule)
 
