@@ -5,7 +5,8 @@ python -m star_jax.scene_shapes --out=docs/images/scenes_shapes.png
 
 from __future__ import annotations
 
-from absl import app, flags
+import argparse
+
 from PIL import Image, ImageOps
 
 from configs import data
@@ -13,8 +14,6 @@ from star_jax import pictures
 from star_jax.data.art.store import load_art
 from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.scales import ASPECTS, ScaleSchedule
-
-OUT = flags.DEFINE_string("out", "scenes_shapes.png", "The picture.")
 
 TOKENS = 16  # a side of the square
 # Side of the square and objects at most.
@@ -50,16 +49,17 @@ def sheet(store) -> Image.Image:
   return pictures.contact_sheet(images, captions, columns=9, cell=160)
 
 
-def main(argv) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"No arguments are taken, got {argv[1:]}.")
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--out", default="scenes_shapes.png", help="The picture.")
+  args = parser.parse_args(argv)
   try:
     store = load_art(None)
   except ValueError as error:
     raise SystemExit(f"scene_shapes: {error}") from None
-  sheet(store).quantize(128).save(OUT.value, optimize=True)
-  print(OUT.value)
+  sheet(store).quantize(128).save(args.out, optimize=True)
+  print(args.out)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

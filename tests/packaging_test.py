@@ -111,10 +111,10 @@ def test_every_import_of_the_tests_is_a_requirement_or_an_extra():
 
 
 def test_every_requirement_is_used():
-  """Imported somewhere; ruff alone is only ever run as a program."""
+  """Imported somewhere; two are only ever run: a program, a plugin."""
   imports = _third_party_imports(["star_jax", "launch", "configs", "tests"])
   used = set().union(*(_distributions(module) for module in imports))
-  assert set(_pins("requirements.txt")) - used == {"ruff"}
+  assert set(_pins("requirements.txt")) - used == {"ruff", "pytest-xdist"}
 
 
 def test_project_metadata_asks_for_what_star_jax_imports():

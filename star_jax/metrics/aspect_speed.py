@@ -10,6 +10,7 @@ that draws every shape has none.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
 import sys
@@ -19,19 +20,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
 
 from star_jax import testing
 from star_jax.bundle import Bundle, load_bundle
+from star_jax.metrics.benchmark import to_whole
 from star_jax.metrics.report import table
 from star_jax.programs import Programs
 from star_jax.sampling.sampler import Knobs, sample_keys
 from star_jax.scales import ASPECTS
 
-CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
-BATCH = flags.DEFINE_integer("batch", 4, "Pictures at once.", 1)
-REPEATS = flags.DEFINE_integer("repeats", 9, "Timed rounds.", 1)
-SHAPES = flags.DEFINE_list("aspects", list(ASPECTS), "Width : height.")
 SQUARE = "1:1"
 HEADER = ("shape", "pixels", "tokens", "time", "time / square", "per token")
 
@@ -109,17 +106,25 @@ def to_markdown(found: dict[str, dict[str, Any]]) -> str:
   return table(rows, HEADER)
 
 
-def main(argv: list[str]) -> None:
-  del argv
-  aspects = list(dict.fromkeys([SQUARE, *SHAPES.value]))
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--ckpt", help="Bundle; the shipped one if absent.")
+  parser.add_argument("--batch", default="4", help="Pictures at once.")
+  parser.add_argument("--repeats", default="9", help="Timed rounds.")
+  parser.add_argument(
+    "--aspects", default=",".join(ASPECTS), help="Width : height, with commas."
+  )
+  args = parser.parse_args(argv)
+  aspects = list(dict.fromkeys([SQUARE, *args.aspects.split(",")]))
   try:
-    bundle = load_bundle(CKPT.value)
-    found = time_shapes(bundle, aspects, BATCH.value, REPEATS.value)
+    batch = to_whole("--batch", args.batch)
+    repeats = to_whole("--repeats", args.repeats)
+    found = time_shapes(load_bundle(args.ckpt), aspects, batch, repeats)
   except ValueError as error:
     sys.exit(str(error))
-  print(f"Batch {BATCH.value} with guidance, medians of {REPEATS.value}.\n")
+  print(f"Batch {batch} with guidance, medians of {repeats}.\n")
   print(to_markdown(found))
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()
