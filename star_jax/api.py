@@ -28,6 +28,7 @@ from star_jax.edit import Edited, edit
 from star_jax.inputs import (
   bucket,
   check_tokens,
+  is_tokens,
   prompt_list,
   to_model_input,
 )
@@ -207,14 +208,7 @@ class StarPipeline:
       dataclasses.replace(recipe, slot=slot) for slot in range(recipe.batch)
     ]
     given = self.condition_encoder.encode([recipe.prompt] * recipe.batch)
-    all_rows = self._draw(rows, given, return_scales)
-    i = recipe.slot
-    return Samples(
-      images=all_rows.images[i : i + 1],
-      recipes=[recipe],
-      tokens_BL=all_rows.tokens_BL[i : i + 1],
-      scales=all_rows.scales and all_rows.scales[i : i + 1],
-    )
+    return self._draw(rows, given, return_scales).row(recipe.slot)
 
   def settings(self, **given) -> dict[str, Any]:
     """The sampling knobs: the bundle's, replaced by those given.
@@ -325,12 +319,9 @@ class StarPipeline:
     Returns:
       A float, or an array with `per_scale`.
     """
-    is_tokens = (
-      isinstance(picture, np.ndarray)
-      and picture.ndim == 1
-      and np.issubdtype(picture.dtype, np.integer)
-    )
-    tokens = picture if is_tokens else self.encode(picture, aspect=aspect)
+    tokens = picture
+    if not is_tokens(picture):
+      tokens = self.encode(picture, aspect=aspect)
     out = self.log_prob_batch(
       [tokens], [prompt], per_scale=per_scale, aspect=aspect
     )[0]

@@ -35,6 +35,15 @@ def bucket(n: int) -> int:
   return 1 << (n - 1).bit_length()
 
 
+def is_tokens(picture) -> bool:
+  """Whether it is an array of tokens, int [L], and not a picture."""
+  return (
+    isinstance(picture, np.ndarray)
+    and picture.ndim == 1
+    and np.issubdtype(picture.dtype, np.integer)
+  )
+
+
 def check_tokens(tokens, config: VQVAEConfig) -> np.ndarray:
   """Tokens as int32 [B, L].
 

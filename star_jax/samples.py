@@ -69,3 +69,11 @@ class Samples:
       tokens_BL=np.concatenate([part.tokens_BL for part in parts]),
       scales=scales,
     )
+
+  def row(self, i: int) -> Samples:
+    """One of them alone."""
+    part = slice(i, i + 1)
+    scales = None if self.scales is None else self.scales[part]
+    return Samples(
+      self.images[part], self.recipes[part], self.tokens_BL[part], scales
+    )
