@@ -265,12 +265,7 @@ class StarPipeline:
       given,
       self._null,
       sample_keys(seed, indices),
-      Knobs(
-        cfg_scale=np.float32(settings["cfg_scale"]),
-        temperature=np.float32(settings["temperature"]),
-        top_k=np.int32(settings["top_k"]),
-        top_p=np.float32(settings["top_p"]),
-      ),
+      Knobs.of(settings),
       edit,
     )
 

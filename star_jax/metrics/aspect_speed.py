@@ -57,19 +57,13 @@ def time_shapes(
     bundle = without_learned_positions(bundle)
   width = (bundle.text.max_tokens, bundle.star_config.text_dim)
   given, null = (testing.random_text(n, *width) for n in (batch, 1))
-  sampling = bundle.sampling
-  knobs = Knobs(
-    cfg_scale=np.float32(sampling["cfg_scale"]),
-    temperature=np.float32(sampling["temperature"]),
-    top_k=np.int32(sampling["top_k"]),
-    top_p=np.float32(sampling["top_p"]),
-  )
+  knobs = Knobs.of(bundle.sampling)
   params = jax.device_put(bundle.params)
   keys_B = sample_keys(0, np.arange(batch))
   samplers, out = {}, {}
   for aspect in aspects:
     programs = Programs(bundle, aspect)
-    samplers[aspect] = programs.sampler(sampling)
+    samplers[aspect] = programs.sampler(bundle.sampling)
     schedule = programs.vqvae.config.schedule
     out[aspect] = {
       "pixels": programs.image_size,

@@ -176,13 +176,7 @@ def _text(batch: int, tokens: int, width: int) -> TextStates:
 def _time_sampler(bundle: Bundle, batch: int, repeats: int) -> dict[str, Any]:
   star, vqvae = Star(bundle.star_config), VQVAE(bundle.tokenizer_config)
   shape = (bundle.text.max_tokens, bundle.star_config.text_dim)
-  settings = bundle.sampling
-  knobs = Knobs(
-    cfg_scale=np.float32(settings["cfg_scale"]),
-    temperature=np.float32(settings["temperature"]),
-    top_k=np.int32(settings["top_k"]),
-    top_p=np.float32(settings["top_p"]),
-  )
+  knobs = Knobs.of(bundle.sampling)
   args = (
     jax.device_put(bundle.params),
     _text(batch, *shape),

@@ -10,12 +10,13 @@ Cv: code width, H W: pixels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from star_jax.model.condition import Given
 from star_jax.model.refine import RefineHead
@@ -80,6 +81,16 @@ class Knobs:
   temperature: jax.Array | float = 1.0
   top_k: jax.Array | int = 0
   top_p: jax.Array | float = 1.0
+
+  @classmethod
+  def of(cls, settings: Mapping[str, Any]) -> Knobs:
+    """From the settings that users give, see `sampling.settings`."""
+    return cls(
+      cfg_scale=np.float32(settings["cfg_scale"]),
+      temperature=np.float32(settings["temperature"]),
+      top_k=np.int32(settings["top_k"]),
+      top_p=np.float32(settings["top_p"]),
+    )
 
 
 @flax.struct.dataclass

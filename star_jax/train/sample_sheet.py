@@ -81,12 +81,7 @@ class SampleSheet:
       condition.encode(prompts),
       condition.null(),
       sample_keys(self._config.seed, jnp.arange(len(prompts))),
-      Knobs(
-        cfg_scale=options.cfg_scale,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-      ),
+      Knobs.of(options),
     )
     images = [to_pil(image) for image in np.asarray(out.image_BHW3)]
     return contact_sheet(images, prompts, cell=128)
