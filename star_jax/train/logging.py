@@ -25,14 +25,16 @@ class RunLog:
   def __init__(self, workdir: Path, step: int):
     self.workdir = Path(workdir)
     self._path = self.workdir / METRICS_FILE
-    kept = [r for r in read_metrics(self.workdir) if r["step"] <= step]
+    # A run that starts anew measures step 0 anew.
+    before = read_metrics(self.workdir) if step else []
+    kept = [r for r in before if r["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in kept)
     temporary = self._path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(self._path)
     self._file = self._path.open("a")
     self._board = SummaryWriter(
-      str(self.workdir / "tensorboard"), purge_step=step + 1
+      str(self.workdir / "tensorboard"), purge_step=step + 1 if step else 0
     )
 
   def scalars(self, step: int, split: str, metrics: Mapping) -> None:

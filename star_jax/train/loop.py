@@ -206,6 +206,9 @@ class _Run:
 
   def _train(self, batches: BatchIterator, signals: StopSignals) -> None:
     config = self.config
+    if self.step == 0 and config.eval_every:
+      # What a run starts from: of one that inherits, what it was given.
+      self._evaluate()
     batch = next(batches)
     self.progress = Progress(self.step, config.num_steps, config.batch_size)
     while self.step < config.num_steps and not signals.requested:

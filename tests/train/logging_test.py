@@ -28,6 +28,14 @@ def test_rows_past_the_resumed_step_are_replaced(tmp_path):
   assert rows[1]["loss"] == 0.5 and rows[1]["loss_k"] == [2.0, 2.0]
 
 
+def test_a_run_that_starts_anew_measures_its_start_anew(tmp_path):
+  for loss in (1.0, 2.0):
+    log = RunLog(tmp_path, 0)
+    log.scalars(0, "heldout", {"loss": loss})
+    log.close()
+  assert [row["loss"] for row in read_metrics(tmp_path)] == [2.0]
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
   write(tmp_path, [1, 2])
   path = tmp_path / "metrics.jsonl"
