@@ -34,7 +34,7 @@ def training(stage: str) -> ConfigDict:
   c = ConfigDict()
   c.stage = stage  # "tokenizer", "transformer" or "refine"
   c.seed = 0
-  c.batch_size = 32  # over all processes
+  c.batch_size = 32  # over all devices
   c.num_steps = 10_000
   # Workdir of a finished run whose parameters this run starts from; with grow
   # also the folder of a bundle.
@@ -43,6 +43,7 @@ def training(stage: str) -> ConfigDict:
   # may not. See star_jax/train/grow.py.
   c.grow = ""
 
+  c.mesh = mesh()
   c.log_every = 50
   c.eval_every = 1000  # 0: never
   c.eval_batches = 8  # held-out batches per evaluation
@@ -64,6 +65,16 @@ def training(stage: str) -> ConfigDict:
   # Of the exported weights.
   c.licence = "CC BY-SA 4.0; the art they were trained on is listed in NOTICE."
   return c
+
+
+def mesh() -> ConfigDict:
+  """How devices share the work; see star_jax/sharding.py. -1: what is left."""
+  m = ConfigDict()
+  m.data = -1  # parts of a batch; parameters whole on each
+  m.fsdp = 1  # parts of a batch and of the parameters
+  m.sequence = 1  # parts of the tokens of a picture
+  m.tensor = 1  # parts of heads and hidden channels; divides the heads
+  return m
 
 
 def progressive() -> ConfigDict:
@@ -121,6 +132,7 @@ def optimizer() -> ConfigDict:
 def shorten(c: ConfigDict) -> ConfigDict:
   """Few steps, so that `:runlocal` shows every part of a run in a minute."""
   c.batch_size = 4
+  c.mesh.data = 1  # one device, however many there are
   c.num_steps = 20
   c.log_every = 5
   c.eval_every = 10

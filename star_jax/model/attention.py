@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import flax.struct
@@ -21,6 +22,7 @@ import numpy as np
 from einops import rearrange
 
 from star_jax.model.config import StarConfig
+from star_jax.sharding import axis_size, constrain
 
 BACKENDS = ("xla",)
 # Early scales are packed together up to this many queries: one masked product
@@ -186,18 +188,24 @@ def scale_causal_attention(
     query_block=query_block,
     bias_BL=None if weight_BL is None else jnp.log(weight_BL),
   )
+  q_BNLd, k_BNLd, v_BNLd = (
+    constrain(x, "heads_BNLd") for x in (q_BNLd, k_BNLd, v_BNLd)
+  )
   batch, heads, total, _ = q_BNLd.shape
-  group = _heads_at_once(heads, batch * min(query_block, total) * total)
-  if group == heads:
+  # What one device has of them.
+  batch = -(-batch // (axis_size("data") * axis_size("fsdp")))
+  parts = math.gcd(heads, axis_size("tensor"))
+  group = _heads_at_once(heads // parts, batch * min(query_block, total) * total)
+  if group * parts == heads:
     return attention((q_BNLd, k_BNLd, v_BNLd))
   # Long sequences: a few heads after the other, so that the temporaries of all
   # rectangles together stay small, not only those of one block.
   qkv = [
-    rearrange(x, "b (h n) l d -> h b n l d", n=group)
+    rearrange(x, "b (t h n) l d -> h b (t n) l d", t=parts, n=group)
     for x in (q_BNLd, k_BNLd, v_BNLd)
   ]
   out = jax.lax.map(attention, tuple(qkv))
-  return rearrange(out, "h b n l d -> b (h n) l d")
+  return rearrange(out, "h b (t n) l d -> b (t h n) l d", t=parts)
 
 
 def _heads_at_once(heads: int, elements: int) -> int:

@@ -34,6 +34,8 @@ from star_jax.model.layers import (
   weight_init,
 )
 from star_jax.model.rope import apply_rope
+from star_jax.model.sequence import SequenceLayout, sequence_attention
+from star_jax.sharding import constrain
 
 MAX_LOG_SCALE = math.log(100.0)
 INIT_LOG_SCALE = math.log(4.0)
@@ -67,6 +69,8 @@ class BlockContext:
     seen by all.
   deterministic: no drop path.
   weight_BL: see `scale_causal_attention`.
+  layout: how tokens lie where devices share those of a picture; None: in their
+    order.
   """
 
   cos_Lp: jax.Array | None
@@ -79,6 +83,9 @@ class BlockContext:
   weight_BL: jax.Array | None = None
   place: jax.Array | None = None
   within_scales: bool = flax.struct.field(pytree_node=False, default=False)
+  layout: SequenceLayout | None = flax.struct.field(
+    pytree_node=False, default=None
+  )
 
 
 def output_std(config: StarConfig, scaled: bool) -> float:
@@ -145,7 +152,7 @@ class SelfAttention(nn.Module):
     zeros = nn.initializers.zeros_init()
     q_bias = self.param("q_bias", zeros, (width,)).astype(dtype)
     v_bias = self.param("v_bias", zeros, (width,)).astype(dtype)
-    x = jnp.einsum("xc,cte->xte", flat_tokens(x_BLC), kernel)
+    x = jnp.einsum("...c,cte->...te", flat_tokens(x_BLC), kernel)
     x = x.reshape(*x_BLC.shape[:2], 3, width)
     q, k, v = x[:, :, 0] + q_bias, x[:, :, 1], x[:, :, 2] + v_bias
 
@@ -170,6 +177,15 @@ class SelfAttention(nn.Module):
       out = within_scale_attention(
         q, k, self._split(v), context.lengths, **options
       )
+    elif context.layout is not None:
+      out = sequence_attention(
+        q,
+        k,
+        self._split(v),
+        context.layout,
+        scale=options["scale"],
+        weight_BL=context.weight_BL,
+      )
     elif context.begin is None:
       out = scale_causal_attention(
         q,
@@ -187,7 +203,7 @@ class SelfAttention(nn.Module):
     std = output_std(cfg, self.scaled_output)
     out = nn.Dense(
       width, dtype=dtype, kernel_init=weight_init(std), name="proj"
-    )(rearrange(out, "b n l d -> (b l) (n d)"))
+    )(flat_tokens(rearrange(out, "b n l d -> b l (n d)")))
     return out.reshape(x_BLC.shape), cache
 
   def _split(self, x_BLC: jax.Array) -> jax.Array:
@@ -222,7 +238,7 @@ class CrossAttention(nn.Module):
     if cfg.attn_l2_norm:
       q = (l2_normalize(q) * head_scale(self, cfg)).astype(dtype)
     out = attend(q, k, v, logit_scale(cfg), mask_BT[:, None, None, :])
-    out = rearrange(out, "b n l d -> (b l) (n d)")
+    out = flat_tokens(rearrange(out, "b n l d -> b l (n d)"))
     out = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="proj")(out)
     out = out.reshape(x_BLC.shape)
     return jnp.broadcast_to(out, (batch, *out.shape[1:]))
@@ -288,7 +304,7 @@ class Block(nn.Module):
       )
     y = Mlp(cfg, self.scaled_output, name="mlp")(self._norm(x, modulation, 1))
     x = x + self._residual(y, modulation, 1, layer, context)
-    return (x, cache), None
+    return (constrain(x, "x_BLC"), cache), None
 
   def _norm(self, x, modulation, branch: int) -> jax.Array:
     x = layer_norm(x, self.config.norm_eps)

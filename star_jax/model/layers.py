@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from star_jax.sharding import axis_size
+
 # What must not be rounded to bfloat16 or TF32 by the hardware: embeddings of
 # codes, conditions and the head (DESIGN, precision policy).
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -45,6 +47,9 @@ def flat_tokens(x_BLC: jax.Array) -> jax.Array:
   """[B, L, C] -> [B L, C], for products with weights.
 
   With two leading axes XLA for CPU writes transposed copies of the activations
-  for the gradients of the weights.
+  for the gradients of the weights. Where devices share the tokens of a picture
+  it stays as it is: one axis cannot be cut both ways.
   """
+  if axis_size("sequence") > 1:
+    return x_BLC
   return x_BLC.reshape(-1, x_BLC.shape[-1])

@@ -34,7 +34,9 @@ from star_jax.model.layers import (
   weight_init,
 )
 from star_jax.model.rope import rope_tables
+from star_jax.model.sequence import SequenceLayout
 from star_jax.model.sinusoidal import sinusoidal_table
+from star_jax.sharding import axis_size, constrain
 from star_jax.text.states import TextStates
 
 
@@ -311,6 +313,14 @@ class Star(nn.Module):
       cond_L6C = self._level_condition()[lvl_L]
     elif condition.shared_B6C is not None:
       cond_L6C = condition.shared_B6C[:, None]
+    layout = None
+    if cache is None and axis_size("sequence") > 1:
+      layout = SequenceLayout(lengths, axis_size("sequence"))
+      x_BLC = constrain(layout.spread(x_BLC, 1), "x_BLC")
+      if cos_Lp is not None:
+        cos_Lp, sin_Lp = (layout.spread(x, -2) for x in (cos_Lp, sin_Lp))
+      if cfg.adaptive_norm == "level":
+        cond_L6C = layout.spread(cond_L6C, 0)
     context = BlockContext(
       cos_Lp=cos_Lp,
       sin_Lp=sin_Lp,
@@ -321,6 +331,7 @@ class Star(nn.Module):
       deterministic=deterministic,
       weight_BL=weight_BL,
       place=place,
+      layout=layout,
     )
     layers = LayerInputs(
       index=jnp.arange(cfg.depth, dtype=jnp.int32),
@@ -331,6 +342,8 @@ class Star(nn.Module):
     )
     carry = (x_BLC.astype(cfg.dtype), cache)
     (x_BLC, cache), _ = self.blocks(carry, layers, context)
+    if layout is not None:
+      x_BLC = layout.collect(x_BLC, 1)
     return x_BLC, cache
 
   def _level_condition(self) -> jax.Array:
@@ -352,4 +365,5 @@ class Star(nn.Module):
       scale_BC, shift_BC = condition.head_B2C[:, 0], condition.head_B2C[:, 1]
       x_BLC = x_BLC * (1 + scale_BC[:, None]) + shift_BC[:, None]
     logits = self.head(flat_tokens(x_BLC))
-    return logits.reshape(*x_BLC.shape[:2], self.config.vocab_size)
+    logits = logits.reshape(*x_BLC.shape[:2], self.config.vocab_size)
+    return constrain(logits, "logits_BLV")

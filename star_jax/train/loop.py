@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from star_jax import sharding
 from star_jax.train import report
 from star_jax.train.checkpoint import Checkpointer, load_params
 from star_jax.train.curves import (
@@ -19,6 +20,13 @@ from star_jax.train.curves import (
   read_curves,
   run_curves,
   write_curves,
+)
+from star_jax.train.global_arrays import (
+  PlacedBatches,
+  fetch,
+  place,
+  place_batch,
+  place_by_rules,
 )
 from star_jax.train.grow import load_grown
 from star_jax.train.logging import Progress, RunLog, format_seconds
@@ -104,6 +112,8 @@ class _Run:
     self.config = config
     self.workdir = workdir
     self.task = task
+    self.mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(self.mesh, config.batch_size)
     self.optimizer = build_optimizer(config.optimizer, config.num_steps)
     self.key = stream_key(config.seed, TRAIN_STREAM)
     self.checkpointer = Checkpointer(
@@ -119,7 +129,10 @@ class _Run:
 
   def run(self, signals: StopSignals) -> dict[str, Any]:
     config = self.config
-    batches = self.task.train_batches()
+    batches = PlacedBatches(
+      self.task.train_batches(), self.mesh, config.batch_size
+    )
+    self.frozen = place_by_rules(self.task.frozen, self.mesh)
     self.state = self._initial_state(batches)
     self.step = int(self.state.step)
     self.log = RunLog(self.workdir, self.step)
@@ -136,7 +149,9 @@ class _Run:
       self.checkpointer.close()
     exported = None
     if self.step >= config.num_steps:
-      exported = self.task.export(self.state, self.workdir)
+      # Moments are not exported, and take most of the room.
+      state = fetch(self.state.replace(opt_state=()))
+      exported = self.task.export(state, self.workdir)
       print(f"Finished {self.step} steps; the model is in {exported}.")
     elif self.step > 0:
       print(
@@ -165,17 +180,24 @@ class _Run:
     abstract = jax.eval_shape(
       lambda key: create_state(task, self.optimizer, key), jax.random.key(0)
     )
+    self.shardings = sharding.shardings_of(abstract, self.mesh)
+    abstract = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      abstract,
+      self.shardings,
+    )
     print(report.parameter_table(abstract.params), flush=True)
+    print(report.memory_table(abstract, self.mesh), flush=True)
     restored = self.checkpointer.restore_latest(abstract)
     if restored is not None:
       state, data_state = restored
       batches.set_state(data_state)
       print(f"Restored step {int(state.step)} from {self.workdir}", flush=True)
       return state
-    state = init_state(task, self.optimizer, config.seed)
+    state = init_state(task, self.optimizer, config.seed, self.shardings)
     if config.init_from:
       params = self._inherited(state, abstract)
-      params = jax.tree.map(jax.numpy.asarray, params)
+      params = place(params, self.shardings.params)
       averaged = state.ema_params is not None
       state = state.replace(
         params=params,
@@ -184,7 +206,7 @@ class _Run:
       print(f"Parameters from {config.init_from}", flush=True)
       return state
     position = batches.get_state()
-    state = task.start(state, batches)
+    state = place(task.start(state, batches), self.shardings)
     batches.set_state(position)
     return state
 
@@ -197,7 +219,7 @@ class _Run:
       raise ValueError(
         f"config.grow is for the transformer, config.stage is {config.stage!r}."
       )
-    fresh = jax.device_get(state.params)
+    fresh = fetch(state.params)
     grown = load_grown(
       config.init_from, task.star_config, fresh, config.grow, task.tokenizer
     )
@@ -215,13 +237,14 @@ class _Run:
       batch = next(batches) if batch is None else batch
       self._compile(self.task.loss_at(self.step), batch)
       self.state, metrics = self.compiled.call(
-        self.state, self.task.frozen, batch, self.key
+        self.state, self.frozen, batch, self.key
       )
       self.step += 1
       self._read_pending()
       self.pending = (self.step, metrics, self.compiled.flops)
       if self._due(self.task.maintain_every):
-        self.state = self.task.maintain(self.state, batch, self.key)
+        state = self.task.maintain(self.state, batch, self.key)
+        self.state = place(state, self.shardings)
       batch = None
       self._between_steps(batches)
     self._read_pending()
@@ -244,11 +267,12 @@ class _Run:
     self.compiled = report.compile_step(
       train_step,
       self.state,
-      self.task.frozen,
+      self.frozen,
       batch,
       self.key,
       loss_fn=loss_fn,
       optimizer=self.optimizer,
+      mesh=self.mesh,
     )
     self.programs[shape] = self.compiled
     print(self.compiled.describe(self.config.batch_size), flush=True)
@@ -320,10 +344,11 @@ class _Run:
       eval_step(
         self.state.eval_params,
         self.state.extra,
-        self.task.frozen,
-        batch,
+        self.frozen,
+        place_batch(batch, self.mesh, self.config.batch_size),
         jax.random.fold_in(key, i),
         loss_fn=self.task.loss,
+        mesh=self.mesh,
       )
       for i, batch in enumerate(self.task.eval_batches())
     ]

@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 from flax import traverse_util
+from jax.sharding import Mesh
 
+from star_jax.sharding import path_name
 from star_jax.train import flops as flops_lib
 
 PyTree = Any
@@ -31,6 +33,49 @@ def parameter_table(params: PyTree, depth: int = 2) -> str:
   ]
   rows.append(f"  {'total':<{width}}  {total:>14,}")
   return "\n".join(["Parameters", *rows])
+
+
+def memory_table(state: PyTree, mesh: Mesh) -> str:
+  """Where each part of the state lies, and what one device holds of it.
+
+  Args:
+    state: a TrainState of shapes with shardings.
+  """
+  axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+  rows: dict[tuple[str, str], list[int]] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    part, *names = path_name(path).split("/")
+    name = _array_name(names) if part == "params" else "(as the parameters)"
+    cut = tuple(leaf.sharding.spec) if part == "params" else ""
+    whole = math.prod(leaf.shape) * leaf.dtype.itemsize
+    here = math.prod(leaf.sharding.shard_shape(leaf.shape))
+    row = rows.setdefault((f"{part} {name}", _cut_text(cut)), [0, 0])
+    row[0] += whole
+    row[1] += here * leaf.dtype.itemsize
+  width = max(len(name) for name, _ in rows)
+  lines = [f"Mesh: {axes}. MiB of all, MiB of one device, cut over"]
+  for (name, cut), (whole, here) in rows.items():
+    sizes = f"{whole / 2**20:>10,.1f}  {here / 2**20:>10,.1f}"
+    lines.append(f"  {name:<{width}}  {sizes}  {cut}")
+  total = [sum(sizes) for sizes in zip(*rows.values())]
+  sizes = f"{total[0] / 2**20:>10,.1f}  {total[1] / 2**20:>10,.1f}"
+  return "\n".join([*lines, f"  {'total':<{width}}  {sizes}"])
+
+
+def _array_name(names: list[str]) -> str:
+  """Vectors of a module are one row, its matrices are each their own."""
+  if names[-1] in ("bias", "q_bias", "v_bias", "scale", "scale_mul"):
+    return "/".join([*names[:1], "vectors"])
+  return "/".join(names)
+
+
+def _cut_text(spec: tuple) -> str:
+  """(None, ("data", "fsdp")) -> "-, data fsdp"; "" where nothing is cut."""
+  words = [
+    "-" if axis is None else axis if isinstance(axis, str) else " ".join(axis)
+    for axis in spec
+  ]
+  return ", ".join(words)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,10 +51,20 @@ def create_state(task, optimizer, key: jax.Array) -> TrainState:
   )
 
 
-def init_state(task, optimizer, seed: int) -> TrainState:
-  """Draws the state of step 0 under one jit, never whole on the host."""
-  key = jax.random.fold_in(jax.random.key(seed), INIT_STREAM)
-  return jax.jit(lambda k: create_state(task, optimizer, k))(key)
+def init_state(
+  task, optimizer, seed: int, shardings: PyTree = None
+) -> TrainState:
+  """Draws the state of step 0 under one jit: every device draws its own part,
+  and no process ever holds the whole.
+
+  Args:
+    shardings: of the state; None: one device.
+  """
+  key = stream_key(seed, INIT_STREAM)
+  create = jax.jit(
+    lambda k: create_state(task, optimizer, k), out_shardings=shardings
+  )
+  return create(key)
 
 
 # Streams of the run's seed: parameters and training steps never share draws.

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from star_jax.sharding import constrain_tree, constrain_whole, use_mesh
 from star_jax.train.optimizer import Optimizer, update_ema
 from star_jax.train.state import TrainState
 
@@ -17,7 +19,9 @@ Metrics = dict[str, jax.Array]
 
 
 @functools.partial(
-  jax.jit, static_argnames=("loss_fn", "optimizer"), donate_argnames="state"
+  jax.jit,
+  static_argnames=("loss_fn", "optimizer", "mesh"),
+  donate_argnames="state",
 )
 def train_step(
   state: TrainState,
@@ -27,6 +31,7 @@ def train_step(
   *,
   loss_fn,
   optimizer: Optimizer,
+  mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One update.
 
@@ -38,10 +43,23 @@ def train_step(
       so that a resumed run draws what an unbroken one would.
     loss_fn: (params, extra, frozen, batch, key, step) -> (loss, (metrics,
       extra)), see `task.Task.loss`.
+    mesh: that the state lies on; None: one device.
 
   Returns:
     The next state and the metrics of this step (before the update).
   """
+  with use_mesh(mesh):
+    return _update(state, frozen, batch, key, loss_fn, optimizer)
+
+
+def _update(
+  state: TrainState,
+  frozen: PyTree,
+  batch: PyTree,
+  key: jax.Array,
+  loss_fn,
+  optimizer: Optimizer,
+) -> tuple[TrainState, Metrics]:
   step_key = jax.random.fold_in(key, state.step)
 
   def objective(params):
@@ -65,10 +83,10 @@ def train_step(
     opt_state=opt_state,
     extra=extra,
   )
-  return next_state, metrics
+  return constrain_tree(next_state), constrain_whole(metrics)
 
 
-@functools.partial(jax.jit, static_argnames=("loss_fn",))
+@functools.partial(jax.jit, static_argnames=("loss_fn", "mesh"))
 def eval_step(
   params: PyTree,
   extra: PyTree,
@@ -77,10 +95,12 @@ def eval_step(
   key: jax.Array,
   *,
   loss_fn,
+  mesh: Mesh | None = None,
 ) -> Metrics:
   """Metrics of one batch, nothing dropped, nothing donated."""
-  _, (metrics, _) = loss_fn(params, extra, frozen, batch, key, None)
-  return metrics
+  with use_mesh(mesh):
+    _, (metrics, _) = loss_fn(params, extra, frozen, batch, key, None)
+    return constrain_whole(metrics)
 
 
 def mean_metrics(collected: list[Metrics]) -> Metrics:

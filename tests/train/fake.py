@@ -45,7 +45,7 @@ class FakeTask:
     return {"stage": "fake", "model": {"width": self.width}}
 
   def init(self, key):
-    params = {"layer": {"kernel": jax.random.normal(key, (self.width, 1))}}
+    params = {"head": {"kernel": jax.random.normal(key, (self.width, 1))}}
     return params, {"seen": jnp.zeros(())}
 
   def loss_at(self, step):
@@ -54,7 +54,7 @@ class FakeTask:
   def loss(self, params, extra, frozen, batch, key, step):
     train = step is not None
     noise = 0.1 * jax.random.normal(key, batch["y"].shape) if train else 0.0
-    error = (batch["x"] @ params["layer"]["kernel"])[:, 0] - batch["y"] + noise
+    error = (batch["x"] @ params["head"]["kernel"])[:, 0] - batch["y"] + noise
     loss = jnp.mean(jnp.square(error))
     loss = jnp.where(extra["seen"] == self.nan_at, jnp.nan, loss)
     metrics = {"loss": loss, "loss_k": jnp.stack([loss, 2 * loss])}
@@ -79,12 +79,12 @@ class FakeTask:
     return state
 
   def pictures(self, state):
-    shade = int(abs(float(state.params["layer"]["kernel"][0, 0])) * 10) % 256
+    shade = int(abs(float(state.params["head"]["kernel"][0, 0])) * 10) % 256
     return {"shade": Image.new("RGB", (4, 4), (shade, 0, 0))}
 
   def export(self, state, workdir):
     path = workdir / "exported.npy"
-    np.save(path, np.asarray(state.eval_params["layer"]["kernel"]))
+    np.save(path, np.asarray(state.eval_params["head"]["kernel"]))
     return path
 
 
@@ -101,5 +101,6 @@ def config(**changes):
     checkpoint_every=3,
   )
   c.optimizer.update(warmup_steps=2, learning_rate=0.1, ema_decay=0.9)
+  c.mesh.data = 1
   c.update(changes)
   return c

@@ -1,0 +1,92 @@
+"""Arrays that belong to all devices, and to all processes, of a run.
+
+Every process holds the parts that its own devices need. What goes in is the
+same on all processes (parameters from a file), or each process's rows of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from star_jax import sharding as sharding_lib
+from star_jax.train.task import Batch, BatchIterator
+
+PyTree = Any
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+  """Puts arrays that every process has whole, or that lie there already.
+
+  Args:
+    tree: of numpy or jax arrays.
+    shardings: of the same structure.
+  """
+
+  def one(x, sharding):
+    if isinstance(x, jax.Array) and x.sharding == sharding:
+      return x
+    if sharding.is_fully_addressable:
+      return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+  return jax.tree.map(one, tree, shardings)
+
+
+def place_by_rules(tree: PyTree, mesh: Mesh) -> PyTree:
+  """`place` where the sharding rules say."""
+  return place(tree, sharding_lib.shardings_of(tree, mesh))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+  """The rows of a batch that the devices of this process need."""
+  sharding = sharding_lib.batch_sharding(mesh)
+  needed = sharding.addressable_devices_indices_map((batch_size,)).values()
+  spans = [index[0].indices(batch_size) for index in needed]
+  return slice(min(s[0] for s in spans), max(s[1] for s in spans))
+
+
+def place_batch(batch: Batch, mesh: Mesh, batch_size: int) -> Batch:
+  """A batch of this process's rows -> arrays of the whole batch."""
+  sharding = sharding_lib.batch_sharding(mesh)
+
+  def one(x):
+    x = np.asarray(x)
+    shape = (batch_size, *x.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, x, shape)
+
+  return jax.tree.map(one, batch)
+
+
+def fetch(tree: PyTree) -> PyTree:
+  """Numpy arrays, whole, on every process; all of them have to call it."""
+
+  def one(x):
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      whole = sharding_lib.replicated(x.sharding.mesh)
+      x = jax.jit(lambda x: x, out_shardings=whole)(x)
+    return np.asarray(x)
+
+  return jax.tree.map(one, tree)
+
+
+class PlacedBatches:
+  """Batches of this process's rows, as arrays of the whole batch."""
+
+  def __init__(self, source: BatchIterator, mesh: Mesh, batch_size: int):
+    self._source = source
+    self._mesh = mesh
+    self._batch_size = batch_size
+
+  def __next__(self) -> Batch:
+    return place_batch(next(self._source), self._mesh, self._batch_size)
+
+  def get_state(self) -> Any:
+    return self._source.get_state()
+
+  def set_state(self, state: Any) -> None:
+    self._source.set_state(state)
