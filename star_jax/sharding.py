@@ -1,10 +1,11 @@
 """Where every array of a run lies: the mesh, and one ordered table of rules.
 
-A rule is a pattern of paths and, for each axis of the array, the mesh axes that
-it is cut over. The first rule that matches counts; a parameter without a rule is
-an error. Optimizer moments and averages end in the path of their parameter and
-so lie where it does. Activations have rules in the same table, under the names
-that `constrain` is called with, so that the model itself knows of no mesh.
+A rule is a pattern of paths and, for each axis of the array, the mesh axes
+that it is cut over. The first rule that matches counts; a parameter without a
+rule is an error. Optimizer moments and averages end in the path of their
+parameter and so lie where it does. Activations have rules in the same table,
+under the names that `constrain` is called with, so that the model itself knows
+of no mesh.
 
 Mesh axes: `data` cuts the batch and keeps parameters whole; `fsdp` cuts the
 batch and the parameters, which are gathered layer by layer; `tensor` cuts heads
@@ -98,7 +99,8 @@ class MeshConfig:
     text = ", ".join(f"{name}={x}" for name, x in zip(AXES, given))
     if any(x != int(x) or (x < 1 and x != -1) for x in given):
       raise ValueError(
-        f"An axis of config.mesh is a whole number from 1 on, or -1, got {text}."
+        "An axis of config.mesh is a whole number from 1 on, or -1, got"
+        f" {text}."
       )
     if given.count(-1) > 1:
       raise ValueError(f"One axis of config.mesh at most is -1, got {text}.")
@@ -235,7 +237,9 @@ def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
     ValueError: see `spec_of`.
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, x: NamedSharding(mesh, spec_of(path_name(path), x.shape, mesh)),
+    lambda path, x: NamedSharding(
+      mesh, spec_of(path_name(path), x.shape, mesh)
+    ),
     tree,
   )
 

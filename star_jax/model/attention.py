@@ -51,7 +51,9 @@ def init_cache(config: StarConfig, batch: int, dtype=None) -> KVCache:
   """A full-length cache of zeros in `dtype` (default: the compute dtype)."""
   shape = (config.depth, batch, config.cache_length, config.width)
   dtype = jnp.dtype(dtype or config.dtype)
-  return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+  return KVCache(
+    *(constrain(jnp.zeros(shape, dtype), "cache_LBSC") for _ in "kv")
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +197,9 @@ def scale_causal_attention(
   # What one device has of them.
   batch = -(-batch // (axis_size("data") * axis_size("fsdp")))
   parts = math.gcd(heads, axis_size("tensor"))
-  group = _heads_at_once(heads // parts, batch * min(query_block, total) * total)
+  group = _heads_at_once(
+    heads // parts, batch * min(query_block, total) * total
+  )
   if group * parts == heads:
     return attention((q_BNLd, k_BNLd, v_BNLd))
   # Long sequences: a few heads after the other, so that the temporaries of all

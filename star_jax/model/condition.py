@@ -18,6 +18,7 @@ from einops import rearrange
 
 from star_jax.model.config import StarConfig
 from star_jax.model.layers import HIGHEST, l2_normalize, weight_init
+from star_jax.sharding import constrain
 from star_jax.text.states import TextStates
 
 # Texts, or classes as int32 [B]; `config.num_classes` is the null class.
@@ -103,7 +104,8 @@ class CrossKeyValue(nn.Module):
     if cfg.attn_l2_norm:
       k = rearrange(k, "i b t (n d) -> i b t n d", n=cfg.num_heads)
       k = rearrange(l2_normalize(k), "i b t n d -> i b t (n d)")
-    return k, v + v_bias[:, None, None]
+    v = v + v_bias[:, None, None]
+    return constrain(k, "cross_LBTC"), constrain(v, "cross_LBTC")
 
 
 def gamma_last_init(config: StarConfig, layers: int | None):

@@ -1,13 +1,13 @@
 """Self-attention where devices share the tokens of a picture.
 
-Cut into S neighbouring parts, the last device would have most of the work, since
-fine scales see everything before them. Tokens are therefore padded to rows of S
-blocks, and device s holds block s of every row: all devices have the same share
-of every scale, and a row needs no keys beyond its own scale. Keys and values are
-gathered, queries stay where they are.
+Cut into S neighbouring parts, the last device would have most of the work,
+since fine scales see everything before them. Tokens are therefore padded to
+rows of S blocks, and device s holds block s of every row: all devices have the
+same share of every scale, and a row needs no keys beyond its own scale. Keys
+and values are gathered, queries stay where they are.
 
-B: batch, L: tokens, N: heads, d: head channels, S: devices, q: tokens of a block,
-R: rows of S blocks, m: keys.
+B: batch, L: tokens, N: heads, d: head channels, S: devices, q: tokens of a
+block, R: rows of S blocks, m: keys.
 """
 
 from __future__ import annotations
@@ -97,9 +97,14 @@ def row_plan(layout: SequenceLayout) -> tuple[Rows, ...]:
     scales = np.searchsorted(ends, [row * size, last], side="right")
     here = Rows(row, row + 1, int(ends[scales[1]]), bool(scales[0] < scales[1]))
     before = plan[-1] if plan else None
-    if before and not here.masked and (before.end, before.masked) == (
-      here.end,
-      False,
+    if (
+      before
+      and not here.masked
+      and (before.end, before.masked)
+      == (
+        here.end,
+        False,
+      )
     ):
       plan[-1] = dataclasses.replace(before, last=row + 1)
     else:

@@ -17,6 +17,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from star_jax.model.condition import Given
 from star_jax.model.refine import RefineHead
@@ -27,6 +28,7 @@ from star_jax.sampling.loops import (
   draw_all_tokens,
 )
 from star_jax.sampling.rounds import RefineSampling, check_refine
+from star_jax.sharding import constrain, use_mesh
 from star_jax.tokenizer.vqvae import VQVAE
 
 
@@ -133,6 +135,7 @@ def build_sampler(
   vqvae: VQVAE,
   config: SamplerConfig,
   head: RefineHead | None = None,
+  mesh: Mesh | None = None,
 ) -> SampleFn:
   """The jitted sampler of a model and its tokenizer.
 
@@ -140,6 +143,7 @@ def build_sampler(
     star, vqvae: the model and its tokenizer.
     config: see there.
     head: what `config.refine` asks.
+    mesh: that the parameters lie on (star_jax/sharding.py); None: one device.
 
   Returns:
     fn(params, given, null, keys_B, knobs, edit=None) -> SampleOutput, with
@@ -168,12 +172,14 @@ def build_sampler(
     decoder = VQVAE(settings)
 
   def sample(params, given, null, keys_B, knobs, edit=None):
-    out = draw_all(models, config, params, given, null, keys_B, knobs, edit)
-    image = None
-    if config.return_image:
-      f_hat_BhwCv = out["f_hats_KBhwCv"][-1]
-      image = _decode(decoder, params, f_hat_BhwCv, config.decode_one_by_one)
-    return SampleOutput(image_BHW3=image, **out)
+    with use_mesh(mesh):
+      out = draw_all(models, config, params, given, null, keys_B, knobs, edit)
+      image = None
+      if config.return_image:
+        f_hat_BhwCv = out["f_hats_KBhwCv"][-1]
+        image = _decode(decoder, params, f_hat_BhwCv, config.decode_one_by_one)
+        image = constrain(image, "image_BHW3")
+      return SampleOutput(image_BHW3=image, **out)
 
   return jax.jit(sample)
 

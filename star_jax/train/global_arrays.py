@@ -1,7 +1,8 @@
 """Arrays that belong to all devices, and to all processes, of a run.
 
 Every process holds the parts that its own devices need. What goes in is the
-same on all processes (parameters from a file), or each process's rows of a batch.
+same on all processes (parameters from a file), or each process's rows of a
+batch.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ def _update(
     return loss_fn(params, state.extra, frozen, batch, step_key, state.step)
 
   grads, (metrics, extra) = jax.grad(objective, has_aux=True)(state.params)
+  # Where the parameters lie: sums over devices then keep no more than a part.
+  grads = constrain_tree(grads)
   updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   ema_params = state.ema_params
