@@ -149,6 +149,12 @@ class Checkpointer:
     return None
 
   def _set_aside(self, step: int, error: Exception) -> None:
+    if jax.process_count() > 1:
+      # Others may have read it: they would go on from another step.
+      raise ValueError(
+        f"Checkpoint {self.directory / str(step)} is unreadable"
+        f" ({_reason(error)}); move it away to go on from the one before."
+      ) from error
     path = self.directory / str(step)
     aside = path.with_name(f"{step}{UNREADABLE}")
     shutil.rmtree(aside, ignore_errors=True)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import sharding as sharding_lib
+from star_jax.train.state import stream_key
 from star_jax.train.task import Batch, BatchIterator
 
 PyTree = Any
@@ -32,6 +33,8 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
       return x
     if sharding.is_fully_addressable:
       return jax.device_put(x, sharding)
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return jax.jit(lambda x: x, out_shardings=sharding)(x)
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 
@@ -49,6 +52,18 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
   needed = sharding.addressable_devices_indices_map((batch_size,)).values()
   spans = [index[0].indices(batch_size) for index in needed]
   return slice(min(s[0] for s in spans), max(s[1] for s in spans))
+
+
+def place_whole_batch(batch: Batch, mesh: Mesh) -> Batch:
+  """A batch that every process has read whole."""
+  sharding = sharding_lib.batch_sharding(mesh)
+  return place(batch, jax.tree.map(lambda _: sharding, batch))
+
+
+def place_key(seed: int, stream: int, mesh: Mesh) -> jax.Array:
+  """`stream_key`, the same on all devices."""
+  whole = sharding_lib.replicated(mesh)
+  return jax.jit(lambda: stream_key(seed, stream), out_shardings=whole)()
 
 
 def place_batch(batch: Batch, mesh: Mesh, batch_size: int) -> Batch:

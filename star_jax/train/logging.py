@@ -64,6 +64,20 @@ class RunLog:
     self._board.close()
 
 
+class SilentLog:
+  """What the processes beside the first have for a RunLog: figures and
+  pictures are the same on all of them."""
+
+  def scalars(self, step: int, split: str, metrics: Mapping) -> None:
+    pass
+
+  def picture(self, step: int, name: str, image: Image.Image) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
 def read_metrics(workdir: str | Path) -> list[dict]:
   """All rows of a run; a last line that was cut off is left out."""
   path = Path(workdir) / METRICS_FILE

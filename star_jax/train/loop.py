@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import time
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from star_jax import sharding
 from star_jax.train import report
@@ -25,11 +28,17 @@ from star_jax.train.global_arrays import (
   PlacedBatches,
   fetch,
   place,
-  place_batch,
   place_by_rules,
+  place_key,
+  place_whole_batch,
 )
 from star_jax.train.grow import load_grown
-from star_jax.train.logging import Progress, RunLog, format_seconds
+from star_jax.train.logging import (
+  Progress,
+  RunLog,
+  SilentLog,
+  format_seconds,
+)
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.state import (
   EVAL_STREAM,
@@ -37,7 +46,6 @@ from star_jax.train.state import (
   TrainState,
   create_state,
   init_state,
-  stream_key,
 )
 from star_jax.train.step import eval_step, mean_metrics, train_step
 from star_jax.train.task import Batch, BatchIterator, LossFn, Task
@@ -90,19 +98,31 @@ def train_and_evaluate(
     compare_to: curves.json files of other runs, drawn together with this
       run's into curves.png.
 
+  Of several processes (star_jax/distributed.py) all call this with the same
+  arguments; the first alone prints, logs and exports.
+
   Returns:
     Summary: "step" reached, "stopped" (the signal's name or None), "exported"
     (path or None).
   """
   others = [read_curves(path) for path in compare_to]
-  with Workdir(workdir) as path, StopSignals() as signals:
+  with Workdir(workdir) as path, StopSignals() as signals, _one_voice():
     task = task or build_task(config)
     summary = _Run(config, path, task).run(signals)
+    if jax.process_index():
+      return summary
     write_curves(path, path.name)
     if others:
       runs = [run_curves(path, path.name), *others]
       print(f"Curves: {draw_curves(runs, path / FIGURE_FILE)}", flush=True)
     return summary
+
+
+def _one_voice():
+  """Context in which the first of several processes alone prints."""
+  if not jax.process_index():
+    return contextlib.nullcontext()
+  return contextlib.redirect_stdout(io.StringIO())
 
 
 class _Run:
@@ -114,8 +134,9 @@ class _Run:
     self.task = task
     self.mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(self.mesh, config.batch_size)
+    task.check_mesh(self.mesh)
     self.optimizer = build_optimizer(config.optimizer, config.num_steps)
-    self.key = stream_key(config.seed, TRAIN_STREAM)
+    self.key = place_key(config.seed, TRAIN_STREAM, self.mesh)
     self.checkpointer = Checkpointer(
       workdir,
       task.identity(),
@@ -135,7 +156,9 @@ class _Run:
     self.frozen = place_by_rules(self.task.frozen, self.mesh)
     self.state = self._initial_state(batches)
     self.step = int(self.state.step)
-    self.log = RunLog(self.workdir, self.step)
+    self.log = (
+      SilentLog() if jax.process_index() else RunLog(self.workdir, self.step)
+    )
     first_step = self.step
     try:
       if self.step < config.num_steps:
@@ -151,7 +174,9 @@ class _Run:
     if self.step >= config.num_steps:
       # Moments are not exported, and take most of the room.
       state = fetch(self.state.replace(opt_state=()))
-      exported = self.task.export(state, self.workdir)
+      if not jax.process_index():
+        exported = self.task.export(state, self.workdir)
+      multihost_utils.sync_global_devices("exported")
       print(f"Finished {self.step} steps; the model is in {exported}.")
     elif self.step > 0:
       print(
@@ -233,7 +258,7 @@ class _Run:
       self._evaluate()
     batch = next(batches)
     self.progress = Progress(self.step, config.num_steps, config.batch_size)
-    while self.step < config.num_steps and not signals.requested:
+    while self.step < config.num_steps and not signals.stop_before(self.step):
       batch = next(batches) if batch is None else batch
       self._compile(self.task.loss_at(self.step), batch)
       self.state, metrics = self.compiled.call(
@@ -339,13 +364,13 @@ class _Run:
 
   def _evaluate(self) -> None:
     start = time.perf_counter()
-    key = stream_key(self.config.seed, EVAL_STREAM)
+    key = place_key(self.config.seed, EVAL_STREAM, self.mesh)
     collected = [
       eval_step(
         self.state.eval_params,
         self.state.extra,
         self.frozen,
-        place_batch(batch, self.mesh, self.config.batch_size),
+        place_whole_batch(batch, self.mesh),
         jax.random.fold_in(key, i),
         loss_fn=self.task.loss,
         mesh=self.mesh,

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
 from star_jax.bundle import load_bundle, save_bundle
@@ -29,6 +30,7 @@ from star_jax.model.star import Star
 from star_jax.sampling.rounds import RefineSampling, check_refine
 from star_jax.sampling.sampler import check_pair
 from star_jax.shapes import example_inputs
+from star_jax.sharding import check_heads
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.settings import TextSettings
 from star_jax.train import frozen as frozen_lib
@@ -113,6 +115,9 @@ class RefineTask:
       "refine": dict(self.config.refine),
       **self.data.identity(),
     }
+
+  def check_mesh(self, mesh: Mesh) -> None:
+    check_heads(mesh, self.star_config.num_heads)
 
   def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
     inputs = example_inputs(self.head)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from PIL import Image
 
 from star_jax.data.buckets import folder_name
@@ -22,6 +21,7 @@ from star_jax.sampling.sampler import (
 )
 from star_jax.scales import OWN_ASPECT
 from star_jax.text.settings import TextSettings
+from star_jax.train.global_arrays import fetch
 from star_jax.train.token_data import TokenData
 
 
@@ -83,7 +83,7 @@ class SampleSheet:
       sample_keys(self._config.seed, jnp.arange(len(prompts))),
       Knobs.of(options),
     )
-    images = [to_pil(image) for image in np.asarray(out.image_BHW3)]
+    images = [to_pil(image) for image in fetch(out.image_BHW3)]
     return contact_sheet(images, prompts, cell=128)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
 from star_jax.train.state import TrainState
@@ -47,6 +48,9 @@ class Task(Protocol):
 
   def identity(self) -> dict:
     """The part of the configuration that a checkpoint must agree with."""
+
+  def check_mesh(self, mesh: Mesh) -> None:
+    """ValueError where the model cannot be cut as the mesh would have it."""
 
   def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
     """(params, extra) of step 0; traceable."""

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
 from star_jax.bundle import save_bundle
@@ -27,6 +28,7 @@ from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.linear_path import init_linear_path
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train import batches as batches_lib
+from star_jax.train.global_arrays import fetch
 from star_jax.train.losses import reconstruction_loss
 from star_jax.train.pictures import sheet
 from star_jax.train.state import TrainState
@@ -67,6 +69,9 @@ class TokenizerTask:
 
   def identity(self) -> dict:
     return {"stage": "tokenizer", "tokenizer": self.vqvae_config.to_dict()}
+
+  def check_mesh(self, mesh: Mesh) -> None:
+    pass
 
   def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
     image = jnp.zeros((1, *self.vqvae_config.image_size, 3))
@@ -124,7 +129,9 @@ class TokenizerTask:
   def start(self, state: TrainState, batches: BatchIterator) -> TrainState:
     """Linear path and codebook are made of the first batches."""
     options = self.config.codebook
-    images = [next(batches)["image"] for _ in range(options.init_batches)]
+    images = [
+      fetch(next(batches)["image"]) for _ in range(options.init_batches)
+    ]
     if not images:
       return state
     params = state.params
@@ -183,7 +190,7 @@ class TokenizerTask:
     scales_KBHW3 = _reconstruct_scales(
       state.eval_params, image, vqvae=self.vqvae
     )
-    rows = [image, *np.asarray(scales_KBHW3)]
+    rows = [image, *fetch(scales_KBHW3)]
     return {"reconstructions": sheet(rows, zoom=2)}
 
   def export(self, state: TrainState, workdir: Path) -> Path:

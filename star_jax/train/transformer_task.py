@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from PIL import Image
 
 from star_jax.bundle import save_bundle
@@ -19,6 +20,7 @@ from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
 from star_jax.shapes import example_inputs
+from star_jax.sharding import check_heads
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.train.kept_tokens import first_scales
 from star_jax.train.losses import next_scale_loss
@@ -83,6 +85,9 @@ class TransformerTask:
       "model": self.star_config.to_dict(),
       **self.data.identity(),
     }
+
+  def check_mesh(self, mesh: Mesh) -> None:
+    check_heads(mesh, self.star_config.num_heads)
 
   def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
     params = self.star.init({"params": key}, *example_inputs(self.star))

@@ -44,6 +44,9 @@ class FakeTask:
   def identity(self):
     return {"stage": "fake", "model": {"width": self.width}}
 
+  def check_mesh(self, mesh):
+    pass
+
   def init(self, key):
     params = {"head": {"kernel": jax.random.normal(key, (self.width, 1))}}
     return params, {"seen": jnp.zeros(())}
