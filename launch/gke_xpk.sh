@@ -6,9 +6,9 @@
 #   bash launch/gke_xpk.sh --name=star-1024 -- \
 #     --config=configs/star_1024.py --workdir=/mnt/shared/runs/star_1024
 #
-# xpk builds an image on BASE_IMAGE with the tracked files of this repository and
-# starts it on every host; the environment is installed at the start. After a lost host
-# all of them start again, at most MAX_RESTARTS times, from the last
+# xpk builds an image of the tracked files of this repository on BASE_IMAGE and
+# starts it on every host; the environment is installed at the start. After a
+# lost host all of them start again, at most MAX_RESTARTS times, from the last
 # checkpoint; a wrong flag or config is not tried again. When the hosts are
 # taken away, the run has SAVE_TIME seconds to save.
 #
