@@ -177,6 +177,8 @@ def initialize(settings: Settings) -> bool:
   _check(settings)
   host, _, port = settings.coordinator_address.rpartition(":")
   _wait_for_name(host.strip("[]"), settings.join_timeout_s)
+  if settings.process_id == 0:
+    _check_port(int(port))
   _start_reporter(settings)
   # jax has no parameter for this: by default the service waits an hour, and
   # processes give up before it says which one is missing.
@@ -193,13 +195,6 @@ def initialize(settings: Settings) -> bool:
       initialization_timeout=settings.join_timeout_s + _ANSWER_S,
       heartbeat_timeout_seconds=settings.heartbeat_timeout_s,
     )
-  except jax.errors.JaxRuntimeError as error:
-    if "Failed to start RPC server" not in str(error):
-      raise
-    raise ValueError(
-      f"Process 0 cannot listen on port {port} of this machine: another"
-      " program is using it, perhaps a second process 0."
-    ) from error
   finally:
     _jax.get_distributed_runtime_service = start_service
   return True
@@ -299,6 +294,19 @@ def _wait_for_name(host: str, timeout_s: int) -> None:
       )
       told = True
     time.sleep(1)
+
+
+def _check_port(port: int) -> None:
+  """Of process 0: jax 0.10.2 crashes where another program has the port."""
+  ipv6 = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if ipv6 else socket.AF_INET
+  try:
+    socket.create_server(("", port), family=family, dualstack_ipv6=ipv6).close()
+  except OSError as error:
+    raise ValueError(
+      f"Process 0 cannot listen on port {port} of this machine"
+      f" ({error.strerror}); is another run using it, or a second process 0?"
+    ) from error
 
 
 def _start_reporter(settings: Settings) -> None:

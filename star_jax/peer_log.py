@@ -31,8 +31,6 @@ _SOURCES = (
   "preemption_sync_manager.cc",
 )
 _STACK = ("*** Check failure stack trace", "    @ ")
-# Of a port that is taken: star_jax.distributed says that.
-_KNOWN = "add_port.cc"
 # The lines of one message come within milliseconds of each other.
 _PATIENCE_S = 2.0
 
@@ -135,9 +133,9 @@ class Filter:
     if line.startswith(_STACK):
       self.decide()
       ours = self._said
-    known = header and header[2] == _KNOWN
-    if self._verbatim or not (ours or known):
+    if not ours:
       self.decide()
+    if self._verbatim or not ours:
       self._write(line)
     # What follows from that which was said needs no telling.
     if ours and not self._said:
