@@ -3,7 +3,8 @@
 The iterator yields {"image": uint8 [B, H, W, 3], "caption": object [B]} and
 has `get_state()` / `set_state()`: a run that restores the state sees exactly
 the batches that an unbroken run would have seen. Example number n is a pure
-function of (seed, n), whatever the number of threads or workers.
+function of (seed, n), and global batch number n of n and of its size, whatever
+the number of processes, threads or workers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from star_jax.data.art.store import load_art
 from star_jax.data.digits import DigitSource
 from star_jax.data.folder import FolderSource
+from star_jax.data.position import NumberedBatches
 from star_jax.data.scenes import SceneConfig
 from star_jax.data.sources import (
   ENDLESS,
@@ -28,6 +30,7 @@ from star_jax.data.sources import (
   Weighted,
   check_split,
 )
+from star_jax.data.workers import live_as_worker
 
 SOURCES = ("icons", "scenes", "mixture", "folder", "digits", "synthetic")
 
@@ -168,7 +171,7 @@ def build_dataset(
   sources: Mapping[str, Weighted] | None = None,
   shard_index: int | None = None,
   shard_count: int | None = None,
-) -> grain.DatasetIterator:
+) -> NumberedBatches:
   """An endless, checkpointable iterator of batches.
 
   Args:
@@ -178,8 +181,8 @@ def build_dataset(
     batch_size: examples a batch in this process.
     seed: order and augmentation.
     sources: instead of what `build_sources` makes of config and split.
-    shard_index, shard_count: this process's share of the examples; by
-      default that of `jax.process_index()`.
+    shard_index, shard_count: this process's share of each global batch, every
+      shard_count-th example; by default that of `jax.process_index()`.
 
   Returns:
     Yields {"image": uint8 [B, H, W, 3], "caption": object array [B]}.
@@ -192,18 +195,34 @@ def build_dataset(
   if shard_count is None:
     shard_index, shard_count = jax.process_index(), jax.process_count()
   dataset = mix(sources or build_sources(config, split), seed)
-  dataset = dataset[shard_index::shard_count].to_iter_dataset(
-    grain.ReadOptions(
+
+  def start(number: int) -> grain.DatasetIterator:
+    first = number * batch_size * shard_count + shard_index
+    return iter(_read(dataset[first::shard_count], batch_size, config))
+
+  return NumberedBatches(start)
+
+
+def _read(
+  examples: grain.MapDataset, batch_size: int, config
+) -> grain.IterDataset:
+  """Batches of consecutive examples, read ahead."""
+  if not config.workers:
+    ahead = grain.ReadOptions(
       num_threads=config.threads,
       prefetch_buffer_size=max(2 * batch_size, config.threads),
     )
+    return examples.to_iter_dataset(ahead).batch(batch_size, batch_fn=stack)
+  # Workers divide what is random access among them: whole batches, so that a
+  # batch does not depend on their number.
+  ahead = grain.ReadOptions(
+    num_threads=config.threads, prefetch_buffer_size=config.threads
   )
-  dataset = dataset.batch(batch_size, batch_fn=stack)
-  if config.workers:
-    dataset = dataset.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=config.workers)
-    )
-  return iter(dataset)
+  batches = examples.batch(batch_size, batch_fn=stack).to_iter_dataset(ahead)
+  return batches.mp_prefetch(
+    grain.MultiprocessingOptions(num_workers=config.workers),
+    worker_init_fn=live_as_worker,
+  )
 
 
 def stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

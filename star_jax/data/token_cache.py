@@ -34,6 +34,8 @@ from typing import Any
 import grain.python as pygrain
 import numpy as np
 
+from star_jax.data.position import NumberedBatches, share_of
+
 VERSION = 1
 MANIFEST = "manifest.json"
 NULL_FILE = "null.npz"
@@ -156,7 +158,7 @@ class TokenCacheWriter:
       "examples": len(captions),
       "captions": len(fresh),
       "files": files,
-      "data_state": _plain_state(batches.get_state()),
+      "data_state": batches.get_state(),
     }
 
   def _encode_captions(self, captions: list[str]):
@@ -300,23 +302,29 @@ class TokenCache:
 
   def train_batches(
     self, batch_size: int, seed: int, *, process: int = 0, processes: int = 1
-  ):
-    """Endless shuffled batches, a grain iterator with get_state, set_state.
+  ) -> NumberedBatches:
+    """Endless shuffled batches with get_state and set_state.
 
     Each epoch has its own order. The global order of examples does not depend
     on the number of processes: process p takes every P-th example.
 
     Args:
       batch_size: over all processes.
+
+    Raises:
+      ValueError: the processes cannot share a batch equally.
     """
     order = pygrain.MapDataset.range(len(self)).seed(seed).shuffle().repeat()
-    mine = order[process::processes].batch(batch_size // processes)
-    # No threads: a batch takes about a millisecond, handing it over takes
-    # longer on a busy machine.
-    dataset = mine.map(self.rows).to_iter_dataset(
-      pygrain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    )
-    return iter(dataset)
+    share = share_of(batch_size, processes)
+
+    def start(number: int) -> pygrain.DatasetIterator:
+      mine = order[number * batch_size + process :: processes].batch(share)
+      # No threads: a batch takes about a millisecond, handing it over takes
+      # longer on a busy machine.
+      none = pygrain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+      return iter(mine.map(self.rows).to_iter_dataset(none))
+
+    return NumberedBatches(start)
 
   def in_order(self, batch_size: int, count: int) -> Iterator[dict]:
     """The first `count` whole batches, in the order of the cache."""
@@ -392,7 +400,3 @@ def _write_json(path: Path, value: Any) -> None:
 def _plain(tree: Any) -> Any:
   """As JSON gives it back: tuples are lists."""
   return json.loads(json.dumps(tree))
-
-
-def _plain_state(state: Any) -> Any:
-  return state.decode() if isinstance(state, bytes) else state

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from star_jax.data import pipeline
+from star_jax.data.position import share_of
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.train.task import Batch, BatchIterator
 
@@ -46,8 +47,11 @@ def train_batches(config, seed: int, sources: Sources = None) -> BatchIterator:
     config: of the run.
     seed: order and augmentation.
     sources: instead of those that the config names.
+
+  Raises:
+    ValueError: the processes cannot share a batch equally.
   """
-  per_process = config.batch_size // jax.process_count()
+  per_process = share_of(config.batch_size, jax.process_count())
   return pipeline.build_dataset(
     data_config(config), TRAIN, per_process, seed, sources=sources
   )

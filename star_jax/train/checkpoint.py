@@ -9,7 +9,6 @@ number is whole.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from star_jax.train.state import TrainState
 PyTree = Any
 ITEMS = ("state", "data", "identity")
 UNREADABLE = ".unreadable"
+POSITION = "position"
 
 
 class Checkpointer:
@@ -73,7 +73,7 @@ class Checkpointer:
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          data=ocp.args.JsonSave(_encode(data_state)),
+          data=ocp.args.JsonSave({POSITION: data_state}),
           identity=ocp.args.JsonSave(self.identity),
         ),
         force=True,
@@ -145,7 +145,8 @@ class Checkpointer:
       except Exception as error:
         self._set_aside(step, error)
         continue
-      return restored.state, _decode(saved.data)
+      # Another form is for the iterator to refuse.
+      return restored.state, saved.data.get(POSITION, saved.data)
     return None
 
   def _set_aside(self, step: int, error: Exception) -> None:
@@ -270,16 +271,3 @@ def check_identity(path: Path, saved: dict, current: dict) -> None:
 def _plain(tree: Any) -> Any:
   """As JSON would give it back (tuples become lists, keys strings)."""
   return json.loads(json.dumps(tree))
-
-
-def _encode(data_state: Any) -> dict:
-  """Iterator positions are dicts or bytes; JSON holds both."""
-  if isinstance(data_state, bytes):
-    return {"bytes": base64.b64encode(data_state).decode("ascii")}
-  return {"json": data_state}
-
-
-def _decode(saved: dict) -> Any:
-  if "bytes" in saved:
-    return base64.b64decode(saved["bytes"])
-  return saved["json"]

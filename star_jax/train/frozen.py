@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from flax import traverse_util
 
 from star_jax.bundle import load_bundle
 from star_jax.classes import ClassLabels
+from star_jax.data.position import NumberedBatches, share_of
 from star_jax.model.config import StarConfig
 from star_jax.scales import ScaleSchedule
 from star_jax.text.encoder import TextEncoder
@@ -148,10 +150,24 @@ class SyntheticText:
     return None
 
 
-class SyntheticTokens:
-  """Endless random tokens and text states in the shape of a token cache."""
+class SyntheticTokens(NumberedBatches):
+  """Endless random tokens and text states in the shape of a token cache.
 
-  def __init__(self, config, model: StarConfig):
+  Args:
+    config: of the run.
+    model: what the batches are for.
+    process, processes: whose share of each batch, every P-th example.
+
+  Raises:
+    ValueError: the processes cannot share a batch equally.
+  """
+
+  def __init__(
+    self, config, model: StarConfig, *, process: int = 0, processes: int = 1
+  ):
+    super().__init__(self._from)
+    share_of(config.batch_size, processes)
+    self._mine = slice(process, None, processes)
     self._model = model
     self._classes = model.num_classes
     if not self._classes:
@@ -159,11 +175,15 @@ class SyntheticTokens:
     self._batch_size = config.batch_size
     self._seed = config.seed
     self._num_tokens = model.schedule.num_tokens
-    self._next = 0
 
-  def __next__(self) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng((self._seed, self._next))
-    self._next += 1
+  def _from(self, number: int) -> Iterator[dict[str, np.ndarray]]:
+    for n in itertools.count(number):
+      batch = self._draw(n)
+      yield {name: values[self._mine] for name, values in batch.items()}
+
+  def _draw(self, number: int) -> dict[str, np.ndarray]:
+    """A batch of all processes."""
+    rng = np.random.default_rng((self._seed, number))
     batch, vocab = self._batch_size, self._model.vocab_size
     shape = (batch, self._num_tokens)
     idx = rng.integers(vocab, size=shape, dtype=np.int32)
@@ -178,12 +198,6 @@ class SyntheticTokens:
       "text_mask": rng.random(text_shape[:2]) < 0.5,
       "pooled": rng.standard_normal((batch, width)).astype(np.float16),
     }
-
-  def get_state(self) -> dict:
-    return {"next": self._next}
-
-  def set_state(self, state: dict) -> None:
-    self._next = state["next"]
 
 
 def cache_identity(

@@ -25,7 +25,10 @@ LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
 
 
 class BatchIterator(Protocol):
-  """Endless batches whose position can be stored (a grain iterator has it)."""
+  """Endless batches whose position can be stored.
+
+  The position is what JSON can hold, and the same in all processes of a run.
+  """
 
   def __next__(self) -> Batch: ...
 

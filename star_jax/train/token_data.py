@@ -128,18 +128,18 @@ class TokenData:
   def train_batches(self) -> BatchIterator:
     config = self.config
     sources, shares = {}, {}
+    mine = {"process": jax.process_index(), "processes": jax.process_count()}
     if config.data == frozen_lib.SYNTHETIC:
       for aspect, shape in self.shapes.items():
-        sources[aspect] = frozen_lib.SyntheticTokens(config, shape.star_config)
+        sources[aspect] = frozen_lib.SyntheticTokens(
+          config, shape.star_config, **mine
+        )
         shares[aspect] = 1.0
     elif config.data == CACHE:
       for aspect in self.shapes:
         cache = self.cache("train", aspect)
         sources[aspect] = cache.train_batches(
-          config.batch_size,
-          shape_seed(config, aspect),
-          process=jax.process_index(),
-          processes=jax.process_count(),
+          config.batch_size, shape_seed(config, aspect), **mine
         )
         shares[aspect] = len(cache)
     elif config.aspects:
@@ -195,7 +195,7 @@ class TokenData:
     if config.data == frozen_lib.SYNTHETIC:
       model = self.shapes[aspect].star_config
       source = frozen_lib.SyntheticTokens(config, model)
-      source.set_state({"next": 2**32})
+      source.set_state(2**32)
       return [next(source) for _ in range(count)]
     if config.data == CACHE:
       cache = self.cache("heldout", aspect)

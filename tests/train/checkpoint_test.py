@@ -75,13 +75,6 @@ def test_saved_values_are_those_of_the_moment_of_saving(tmp_path):
   assert (np.asarray(restored.params["layer"]["kernel"]) == 1).all()
 
 
-def test_bytes_as_data_position(tmp_path):
-  saver = checkpointer(tmp_path)
-  saver.save(1, state(1), b"\x00\xff position")
-  saver.close()
-  assert restore(tmp_path)[1] == b"\x00\xff position"
-
-
 def test_empty_workdir_restores_nothing(tmp_path):
   assert restore(tmp_path) is None
 

@@ -1,0 +1,74 @@
+"""Where a run is in its data: how many batches have been drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import grain
+
+Batches = grain.DatasetIterator | Generator
+
+
+class NumberedBatches:
+  """Endless batches; the position is how many of them were drawn.
+
+  A batch is counted once, however many processes share its examples, so that
+  a position means the same for any number of processes, threads and workers.
+
+  Args:
+    start: this process's share of the batches from number n on; called before
+      the first batch and again after `set_state`.
+  """
+
+  def __init__(self, start: Callable[[int], Batches]):
+    self._start = start
+    self._batches: Batches | None = None
+    self._next = 0
+
+  def __iter__(self) -> NumberedBatches:
+    return self
+
+  def __next__(self) -> dict[str, Any]:
+    if self._batches is None:
+      self._batches = self._start(self._next)
+    batch = next(self._batches)
+    self._next += 1
+    return batch
+
+  def get_state(self) -> int:
+    return self._next
+
+  def set_state(self, state: int) -> None:
+    """Goes on with batch number `state`.
+
+    Raises:
+      ValueError: it is no such number, as in files of earlier versions.
+    """
+    if not isinstance(state, int) or state < 0:
+      raise ValueError(
+        f"The saved data position is {state!r}, not a number of batches: it"
+        " was written by an earlier version and cannot be continued."
+      )
+    self.close()
+    self._next = state
+
+  def close(self) -> None:
+    """Ends threads and workers; the position stays."""
+    if self._batches is not None:
+      self._batches.close()
+      self._batches = None
+
+
+def share_of(batch_size: int, processes: int) -> int:
+  """How many examples of a batch each process reads.
+
+  Raises:
+    ValueError: the processes cannot share the batch equally.
+  """
+  if batch_size % processes:
+    raise ValueError(
+      "config.batch_size is shared equally by all processes, got a batch of"
+      f" {batch_size} and {processes} processes."
+    )
+  return batch_size // processes
