@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
-import jax
 import numpy as np
 
 from star_jax.data.art.store import load_art
 from star_jax.data.digits import DigitSource
 from star_jax.data.folder import FolderSource
-from star_jax.data.position import NumberedBatches
+from star_jax.data.position import ALL_ROWS, NumberedBatches, rows_of
 from star_jax.data.scenes import SceneConfig
 from star_jax.data.sources import (
   ENDLESS,
@@ -169,8 +168,7 @@ def build_dataset(
   seed: int,
   *,
   sources: Mapping[str, Weighted] | None = None,
-  shard_index: int | None = None,
-  shard_count: int | None = None,
+  rows: slice = ALL_ROWS,
 ) -> NumberedBatches:
   """An endless, checkpointable iterator of batches.
 
@@ -178,11 +176,10 @@ def build_dataset(
     config: see `build_sources`; also `threads` and `workers` (processes; 0
       reads in threads of this one).
     split: "train", "seen" or "heldout".
-    batch_size: examples a batch in this process.
+    batch_size: examples a batch, over all processes.
     seed: order and augmentation.
     sources: instead of what `build_sources` makes of config and split.
-    shard_index, shard_count: this process's share of each global batch, every
-      shard_count-th example; by default that of `jax.process_index()`.
+    rows: of each batch, those that this process reads.
 
   Returns:
     Yields {"image": uint8 [B, H, W, 3], "caption": object array [B]}.
@@ -192,13 +189,11 @@ def build_dataset(
   """
   if batch_size < 1:
     raise ValueError(f"A batch has at least one example, got {batch_size!r}.")
-  if shard_count is None:
-    shard_index, shard_count = jax.process_index(), jax.process_count()
   dataset = mix(sources or build_sources(config, split), seed)
 
   def start(number: int) -> grain.DatasetIterator:
-    first = number * batch_size * shard_count + shard_index
-    return iter(_read(dataset[first::shard_count], batch_size, config))
+    mine = rows_of(dataset, batch_size, rows, number)
+    return iter(_read(mine, len(range(batch_size)[rows]), config))
 
   return NumberedBatches(start)
 

@@ -7,6 +7,11 @@ from typing import Any
 
 import grain
 
+# More examples than any run reads; the length of what is generated. What grain
+# repeats to, sys.maxsize, cannot be cut into batches of one.
+ENDLESS = 2**40
+# What a process that is alone reads of a batch.
+ALL_ROWS = slice(None)
 Batches = grain.DatasetIterator | Generator
 
 
@@ -60,15 +65,26 @@ class NumberedBatches:
       self._batches = None
 
 
-def share_of(batch_size: int, processes: int) -> int:
-  """How many examples of a batch each process reads.
+def rows_of(
+  examples: grain.MapDataset, batch_size: int, rows: slice, first: int
+) -> grain.MapDataset:
+  """These rows of every batch from number `first` on, one after the other.
 
-  Raises:
-    ValueError: the processes cannot share the batch equally.
+  Batch n is the examples n B to (n + 1) B - 1, whatever rows a process reads of
+  it, and row i is the same example for any number of processes.
+
+  Args:
+    examples: in the order of the run.
+    batch_size: B, over all processes.
+    rows: from `start` to `stop` of the B; a step is ignored.
+    first: number of the first batch.
   """
-  if batch_size % processes:
-    raise ValueError(
-      "config.batch_size is shared equally by all processes, got a batch of"
-      f" {batch_size} and {processes} processes."
-    )
-  return batch_size // processes
+  start, stop, _ = rows.indices(batch_size)
+  if (start, stop) == (0, batch_size):
+    return examples[first * batch_size :][:ENDLESS]
+
+  def read(number: int) -> Any:
+    batch, row = divmod(number, stop - start)
+    return examples[(first + batch) * batch_size + start + row]
+
+  return grain.MapDataset.range(ENDLESS).map(read)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from star_jax.data import backgrounds, layouts
 from star_jax.data.art.captions import canonical_caption, icon_caption
+from star_jax.data.position import ENDLESS
 from star_jax.data.recolor import COLOURS
 from star_jax.data.scene_config import SPLITS
 from star_jax.data.scene_text import with_article
@@ -24,8 +25,6 @@ from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.data.sprites import blend
 
 Example = tuple[np.ndarray, str, dict[str, Any]]
-# Generated sources never end; positions stay far inside int64.
-ENDLESS = 2**40
 
 
 class Source(Protocol):

@@ -34,7 +34,7 @@ from typing import Any
 import grain.python as pygrain
 import numpy as np
 
-from star_jax.data.position import NumberedBatches, share_of
+from star_jax.data.position import ALL_ROWS, NumberedBatches, rows_of
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -301,24 +301,22 @@ class TokenCache:
     }
 
   def train_batches(
-    self, batch_size: int, seed: int, *, process: int = 0, processes: int = 1
+    self, batch_size: int, seed: int, rows: slice = ALL_ROWS
   ) -> NumberedBatches:
     """Endless shuffled batches with get_state and set_state.
 
-    Each epoch has its own order. The global order of examples does not depend
-    on the number of processes: process p takes every P-th example.
+    Each epoch has its own order.
 
     Args:
       batch_size: over all processes.
-
-    Raises:
-      ValueError: the processes cannot share a batch equally.
+      seed: of the order.
+      rows: of each batch, those that this process reads.
     """
     order = pygrain.MapDataset.range(len(self)).seed(seed).shuffle().repeat()
-    share = share_of(batch_size, processes)
+    share = len(range(batch_size)[rows])
 
     def start(number: int) -> pygrain.DatasetIterator:
-      mine = order[number * batch_size + process :: processes].batch(share)
+      mine = rows_of(order, batch_size, rows, number).batch(share)
       # No threads: a batch takes about a millisecond, handing it over takes
       # longer on a busy machine.
       none = pygrain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

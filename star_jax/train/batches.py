@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from star_jax.data import pipeline
-from star_jax.data.position import share_of
+from star_jax.data.position import ALL_ROWS
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.train.task import Batch, BatchIterator
 
@@ -40,20 +40,24 @@ def check_size(config, tokenizer: VQVAEConfig) -> None:
     )
 
 
-def train_batches(config, seed: int, sources: Sources = None) -> BatchIterator:
+def train_batches(
+  config, seed: int, rows: slice = ALL_ROWS, sources: Sources = None
+) -> BatchIterator:
   """Endless batches {"image": uint8 [B, H, W, 3], "caption": [B]}.
 
   Args:
     config: of the run.
     seed: order and augmentation.
+    rows: of each batch, those that this process reads.
     sources: instead of those that the config names.
-
-  Raises:
-    ValueError: the processes cannot share a batch equally.
   """
-  per_process = share_of(config.batch_size, jax.process_count())
   return pipeline.build_dataset(
-    data_config(config), TRAIN, per_process, seed, sources=sources
+    data_config(config),
+    TRAIN,
+    config.batch_size,
+    seed,
+    sources=sources,
+    rows=rows,
   )
 
 

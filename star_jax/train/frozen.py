@@ -20,7 +20,7 @@ from flax import traverse_util
 
 from star_jax.bundle import load_bundle
 from star_jax.classes import ClassLabels
-from star_jax.data.position import NumberedBatches, share_of
+from star_jax.data.position import ALL_ROWS, NumberedBatches
 from star_jax.model.config import StarConfig
 from star_jax.scales import ScaleSchedule
 from star_jax.text.encoder import TextEncoder
@@ -156,18 +156,12 @@ class SyntheticTokens(NumberedBatches):
   Args:
     config: of the run.
     model: what the batches are for.
-    process, processes: whose share of each batch, every P-th example.
-
-  Raises:
-    ValueError: the processes cannot share a batch equally.
+    rows: of each batch, those that this process reads.
   """
 
-  def __init__(
-    self, config, model: StarConfig, *, process: int = 0, processes: int = 1
-  ):
+  def __init__(self, config, model: StarConfig, rows: slice = ALL_ROWS):
     super().__init__(self._from)
-    share_of(config.batch_size, processes)
-    self._mine = slice(process, None, processes)
+    self._rows = rows
     self._model = model
     self._classes = model.num_classes
     if not self._classes:
@@ -179,7 +173,7 @@ class SyntheticTokens(NumberedBatches):
   def _from(self, number: int) -> Iterator[dict[str, np.ndarray]]:
     for n in itertools.count(number):
       batch = self._draw(n)
-      yield {name: values[self._mine] for name, values in batch.items()}
+      yield {name: values[self._rows] for name, values in batch.items()}
 
   def _draw(self, number: int) -> dict[str, np.ndarray]:
     """A batch of all processes."""

@@ -27,6 +27,7 @@ from star_jax.train.curves import (
 from star_jax.train.global_arrays import (
   PlacedBatches,
   fetch,
+  local_rows,
   place,
   place_by_rules,
   place_key,
@@ -150,8 +151,9 @@ class _Run:
 
   def run(self, signals: StopSignals) -> dict[str, Any]:
     config = self.config
+    rows = local_rows(self.mesh, config.batch_size)
     batches = PlacedBatches(
-      self.task.train_batches(), self.mesh, config.batch_size
+      self.task.train_batches(rows), self.mesh, config.batch_size
     )
     self.frozen = place_by_rules(self.task.frozen, self.mesh)
     self.state = self._initial_state(batches)

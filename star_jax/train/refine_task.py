@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from star_jax.bundle import load_bundle, save_bundle
+from star_jax.data.position import ALL_ROWS
 from star_jax.model.refine import (
   RefineConfig,
   RefineHead,
@@ -162,8 +163,8 @@ class RefineTask:
     del step
     return self.loss
 
-  def train_batches(self) -> BatchIterator:
-    return self.data.train_batches()
+  def train_batches(self, rows: slice = ALL_ROWS) -> BatchIterator:
+    return self.data.train_batches(rows)
 
   def eval_batches(self) -> Iterable[Batch]:
     return self.data.eval_batches()

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from star_jax.data.position import ALL_ROWS
 from star_jax.train.state import TrainState
 
 PyTree = Any
@@ -78,7 +79,8 @@ class Task(Protocol):
     Each function is compiled once: steps of one program give the same one.
     """
 
-  def train_batches(self) -> BatchIterator: ...
+  def train_batches(self, rows: slice = ALL_ROWS) -> BatchIterator:
+    """Of each batch those rows that the devices of this process need."""
 
   def eval_batches(self) -> Iterable[Batch]:
     """The same batches every time; may be empty."""

@@ -21,6 +21,7 @@ import numpy as np
 from star_jax.classes import ClassLabels
 from star_jax.data.buckets import Buckets, folder_name
 from star_jax.data.pipeline import Bucket, build_bucket_sources
+from star_jax.data.position import ALL_ROWS
 from star_jax.data.token_cache import TokenCache, check_identity
 from star_jax.model.condition import Given, batch_of
 from star_jax.model.config import StarConfig
@@ -125,32 +126,32 @@ class TokenData:
     )
     return jax.lax.stop_gradient(idx_BL)
 
-  def train_batches(self) -> BatchIterator:
+  def train_batches(self, rows: slice = ALL_ROWS) -> BatchIterator:
+    """Endless batches of these rows of each."""
     config = self.config
     sources, shares = {}, {}
-    mine = {"process": jax.process_index(), "processes": jax.process_count()}
     if config.data == frozen_lib.SYNTHETIC:
       for aspect, shape in self.shapes.items():
         sources[aspect] = frozen_lib.SyntheticTokens(
-          config, shape.star_config, **mine
+          config, shape.star_config, rows
         )
         shares[aspect] = 1.0
     elif config.data == CACHE:
       for aspect in self.shapes:
         cache = self.cache("train", aspect)
         sources[aspect] = cache.train_batches(
-          config.batch_size, shape_seed(config, aspect), **mine
+          config.batch_size, shape_seed(config, aspect), rows
         )
         shares[aspect] = len(cache)
     elif config.aspects:
       for aspect, bucket in self._buckets(batches_lib.TRAIN).items():
         raw = batches_lib.train_batches(
-          config, shape_seed(config, aspect), bucket.sources
+          config, shape_seed(config, aspect), rows, bucket.sources
         )
         sources[aspect] = MappedBatches(raw, self.encode)
         shares[aspect] = bucket.share
     else:
-      raw = batches_lib.train_batches(config, config.seed)
+      raw = batches_lib.train_batches(config, config.seed, rows)
       return MappedBatches(raw, self.encode)
     if not config.aspects:
       return sources[OWN_ASPECT]

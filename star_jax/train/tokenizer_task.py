@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from star_jax.bundle import save_bundle
+from star_jax.data.position import ALL_ROWS
 from star_jax.tokenizer import codebook as codebook_lib
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.linear_path import init_linear_path
@@ -114,9 +115,9 @@ class TokenizerTask:
     del step
     return self.loss
 
-  def train_batches(self) -> BatchIterator:
+  def train_batches(self, rows: slice = ALL_ROWS) -> BatchIterator:
     return MappedBatches(
-      batches_lib.train_batches(self.config, self.config.seed), _arrays
+      batches_lib.train_batches(self.config, self.config.seed, rows), _arrays
     )
 
   def eval_batches(self) -> Iterable[Batch]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from star_jax.bundle import save_bundle
+from star_jax.data.position import ALL_ROWS
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
@@ -147,8 +148,8 @@ class TransformerTask:
       self._stage_losses[stage] = functools.partial(self.loss, stage=stage)
     return self._stage_losses[stage]
 
-  def train_batches(self) -> BatchIterator:
-    return self.data.train_batches()
+  def train_batches(self, rows: slice = ALL_ROWS) -> BatchIterator:
+    return self.data.train_batches(rows)
 
   def eval_batches(self) -> Iterable[Batch]:
     return self.data.eval_batches()

@@ -16,7 +16,7 @@ from absl import flags
 from configs import data as data_config
 from star_jax.data import pipeline
 from star_jax.data.buckets import Buckets
-from star_jax.data.position import NumberedBatches, share_of
+from star_jax.data.position import NumberedBatches
 from star_jax.data.token_cache import TokenCache
 from star_jax.train import frozen
 from star_jax.train.transformer_task import StarConfig
@@ -35,12 +35,16 @@ def raw(process, processes, *, threads=2):
   return pipeline.build_dataset(
     config,
     "train",
-    BATCH // processes,
+    BATCH,
     3,
     sources={"few": pipeline.Weighted(Few(), 1.0)},
-    shard_index=process,
-    shard_count=processes,
+    rows=rows_of_process(process, processes),
   )
+
+
+def rows_of_process(process, processes):
+  share = BATCH // processes
+  return slice(process * share, (process + 1) * share)
 
 
 class Few:
@@ -79,14 +83,13 @@ def reader(request, cache):
   def tokens(process, processes):
     config = transformer_task_test.config(batch_size=BATCH)
     model = StarConfig.from_dict(config.model.to_dict())
-    return frozen.SyntheticTokens(
-      config, model, process=process, processes=processes
-    )
+    rows = rows_of_process(process, processes)
+    return frozen.SyntheticTokens(config, model, rows)
 
   return {
     "threads": raw,
     "none": lambda p, n: raw(p, n, threads=0),
-    "cache": lambda p, n: cache.train_batches(BATCH, 1, process=p, processes=n),
+    "cache": lambda p, n: cache.train_batches(BATCH, 1, rows_of_process(p, n)),
     "synthetic": tokens,
     "buckets": buckets,
   }[request.param]
@@ -103,9 +106,9 @@ def examples(batch):
 
 
 def draw(readers, count):
-  """Global batches, the examples of all processes together."""
+  """Global batches, the rows of all processes one after the other."""
   return [
-    sorted(example for r in readers for example in examples(next(r)))
+    [example for r in readers for example in examples(next(r))]
     for _ in range(count)
   ]
 
@@ -163,15 +166,6 @@ def test_a_signal_to_all_processes_leaves_the_workers():
 
 def take(batches, count):
   return [next(batches) for _ in range(count)]
-
-
-def test_unequal_shares_are_refused(cache):
-  with pytest.raises(
-    ValueError, match="shared equally by all processes, got a batch of 6 and 4"
-  ):
-    share_of(6, 4)
-  with pytest.raises(ValueError, match="a batch of 4 and 3 processes"):
-    cache.train_batches(BATCH, 1, process=0, processes=3)
 
 
 @pytest.mark.parametrize("saved", [{"next_index": 64}, -1, "3"])

@@ -125,8 +125,8 @@ def test_a_stopped_run_of_several_shapes_goes_on_as_an_unbroken_one(
     pass
 
   class Stopping(TransformerTask):
-    def train_batches(self):
-      source = super().train_batches()
+    def train_batches(self, rows):
+      source = super().train_batches(rows)
       take = source.__class__.__next__
       count = [0]
 
