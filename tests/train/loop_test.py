@@ -55,6 +55,24 @@ def test_a_run_learns_logs_every_step_and_exports(unbroken):
   ]
 
 
+def test_a_checkpoint_of_another_mesh_loads(unbroken, tmp_path):
+  for steps, axes in ((4, dict(fsdp=4)), (8, dict(data=2, fsdp=2))):
+    config = fake.config(num_steps=8)
+    config.mesh.update(dict(data=1) | axes)
+
+    def stop(step, last=steps):
+      if step == last < 8:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    task = fake.FakeTask(config, on_step=stop)
+    assert train_and_evaluate(config, tmp_path, task=task)["step"] == steps
+  found, expected = losses(tmp_path), losses(unbroken)
+  assert found.keys() == expected.keys()
+  np.testing.assert_allclose(
+    list(found.values()), list(expected.values()), rtol=1e-5
+  )
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_and_the_restart_repeats_nothing(
   name, unbroken, tmp_path, capsys
