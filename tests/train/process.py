@@ -26,9 +26,8 @@ _AT = flags.DEFINE_string("at", "", "")
 
 def main(argv):
   with distributed.session(distributed.settings_from_flags()):
-    import jax
-
     import fake  # beside this script
+    import jax
 
     from star_jax.train.loop import train_and_evaluate
 
