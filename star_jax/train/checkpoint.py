@@ -208,12 +208,11 @@ def _report_unfinished(directory: Path) -> None:
       )
 
 
-def read_run(run: str | Path) -> tuple[Path, dict, PyTree]:
+def find_run(run: str | Path) -> tuple[Path, dict]:
   """The newest checkpoint of another run, for `config.init_from`.
 
   Returns:
-    Where it is; the identity it was saved with; averaged parameters (else the
-    trained ones), arrays.
+    Where it is; the identity it was saved with.
 
   Raises:
     ValueError: no checkpoint there.
@@ -228,25 +227,53 @@ def read_run(run: str | Path) -> tuple[Path, dict, PyTree]:
       " that saved one."
     )
   path = directory / str(steps[-1])
-  saved = json.loads((path / "identity" / "metadata").read_text())
-  with ocp.StandardCheckpointer() as reader:
-    raw = reader.restore(path / "state")
-  return path, saved, raw.get("ema_params") or raw["params"]
+  return path, json.loads((path / "identity" / "metadata").read_text())
+
+
+def read_params(path: Path, like: PyTree | None = None) -> PyTree:
+  """Parameters of a checkpoint and nothing else of it, the averaged ones where
+  there are any.
+
+  Args:
+    path: of the checkpoint.
+    like: abstract parameters with shardings; every device then reads its part.
+      None: numpy arrays.
+  """
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    saved = reader.metadata(path / "state").item_metadata.tree
+    name = "ema_params" if saved.get("ema_params") else "params"
+    if like is None:
+      item = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved[name]
+      )
+      how = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), item)
+    else:
+      item, how = like, ocp.checkpoint_utils.construct_restore_args(like)
+    found = reader.restore(
+      path / "state",
+      args=ocp.args.PyTreeRestore(
+        {name: item}, restore_args={name: how}, partial_restore=True
+      ),
+    )
+  return found[name]
 
 
 def load_params(
   run: str | Path, abstract_params: PyTree, identity: dict
 ) -> PyTree:
-  """Parameters of another run of the same configuration; see `read_run`.
+  """Parameters of another run of the same configuration.
+
+  Args:
+    run: see `find_run`.
+    abstract_params: see `read_params`.
+    identity: of this run.
 
   Raises:
     ValueError: no checkpoint there, or one of another configuration.
   """
-  path, saved, params = read_run(run)
+  path, saved = find_run(run)
   check_identity(path, saved, _plain(identity))
-  return jax.tree.map(
-    lambda like, x: np.asarray(x, like.dtype), abstract_params, params
-  )
+  return read_params(path, abstract_params)
 
 
 def check_identity(path: Path, saved: dict, current: dict) -> None:

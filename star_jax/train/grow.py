@@ -23,7 +23,7 @@ from star_jax.model.config import StarConfig
 from star_jax.scales import ScaleSchedule, rows_by_side
 from star_jax.tokenizer.growth import describe_phi
 from star_jax.tokenizer.resize import bilinear_matrix
-from star_jax.train.checkpoint import read_run
+from star_jax.train.checkpoint import find_run, read_params
 from star_jax.train.frozen import FrozenTokenizer
 
 # "index": row i becomes row i, rows behind the old ones are fresh (the official
@@ -96,13 +96,13 @@ def _trained(run: str) -> tuple[StarConfig, Mapping[str, Any]]:
         f"{run} holds a tokenizer alone; config.grow starts from a transformer."
       )
     return bundle.star_config, bundle.params["star"]
-  path, saved, params = read_run(run)
+  path, saved = find_run(run)
   if saved.get("stage") != "transformer":
     raise ValueError(
       f"{path} holds a {saved.get('stage', 'run of another kind')}; config.grow"
       " starts from a transformer."
     )
-  return StarConfig.from_dict(saved["model"]), params
+  return StarConfig.from_dict(saved["model"]), read_params(path)
 
 
 def grow_star(
