@@ -58,7 +58,7 @@ def test_three_commands_lead_to_a_picture(photos, tmp_path):
     f"--workdir={tokenizer}",
   )
   run(
-    "cache_tokens",
+    "encode_dataset",
     STAR,
     *("--config.cache.source=folder", source, share, bundle, cache),
     "--config.cache.examples=64",
