@@ -134,7 +134,7 @@ def _members(path: Path) -> list[_Member]:
   try:
     with tarfile.open(path, "r:") as tar:
       members = [
-        _Member(info.name, info.offset_data, info.size)
+        _Member(info.name.removeprefix("./"), info.offset_data, info.size)
         for info in tar
         if info.isreg() and not info.sparse
       ]

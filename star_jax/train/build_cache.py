@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def build_cache(
   *,
   process: int = 0,
   processes: int = 1,
+  report: Callable[[str], None] = print,
 ) -> Path:
   """Builds or finishes `config.cache.directory`/<split> for each split.
 
@@ -43,6 +44,7 @@ def build_cache(
     splits: which of `SPLITS`.
     process, processes: this one's number, and how many build the cache
       together, each a share of its files.
+    report: called with a line for every file.
 
   Raises:
     ValueError: unknown split, no tokenizer, a directory of another cache, a
@@ -59,7 +61,7 @@ def build_cache(
   tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
   check_size(config, tokenizer.config)
   build = functools.partial(
-    _build_shape, config, _condition(config), (process, processes)
+    _build_shape, config, _condition(config), (process, processes), report
   )
   source = data_config(config)
   source.source = config.cache.source
@@ -88,6 +90,7 @@ def _build_shape(
   config,
   condition,
   share_of_files: tuple[int, int],
+  report: Callable[[str], None],
   split: str,
   aspect: str,
   tokenizer,
@@ -134,7 +137,7 @@ def _build_shape(
   read = functools.partial(
     pipeline.read_places, source, sources, seed=seed, variants=plan.variants
   )
-  writer.build(read, plan)
+  writer.build(read, plan, report=report)
 
 
 def _condition(config) -> tuple[TextEncoder | ClassLabels, EncodeText]:
