@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from star_jax.cli import run_main
 from star_jax.large_pages import restart_with_large_pages
+from star_jax.processes import end_with_parent, run_together
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A config of stage 2; config.cache says what is built."
@@ -50,9 +51,8 @@ def main(argv):
         "--processes starts them all, --num_processes is for those that you"
         " start yourself; give one of the two."
       )
-    from star_jax.processes import run_together
-
     return run_together(sys.argv, _PROCESSES.value)
+  end_with_parent()
   from star_jax.train.build_cache import build_cache
 
   logging.set_verbosity(logging.WARNING)

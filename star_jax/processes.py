@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
+# In the environment of a process: the one that started it and is to outlive it.
+PARENT = "STAR_PARENT"
 # Seconds that a process has to end after it was asked to.
 _GRACE = 10
 
@@ -25,7 +29,10 @@ def run_together(argv: Sequence[str], count: int) -> int:
   """
   shared = ["--processes=1", f"--num_processes={count}"]
   children = [
-    subprocess.Popen([sys.executable, *argv, *shared, f"--process_id={number}"])
+    subprocess.Popen(
+      [sys.executable, *argv, *shared, f"--process_id={number}"],
+      env=os.environ | {PARENT: str(os.getpid())},
+    )
     for number in range(count)
   ]
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -39,6 +46,21 @@ def run_together(argv: Sequence[str], count: int) -> int:
       time.sleep(0.1)
   finally:
     _stop(children)
+
+
+def end_with_parent() -> None:
+  """Ends this process when the one of `run_together` that started it is gone,
+  even if that was killed."""
+  parent = os.environ.get(PARENT)
+  if parent is None:
+    return
+
+  def follow():
+    while str(os.getppid()) == parent:
+      time.sleep(0.5)
+    os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
 
 
 def _stop(children: Sequence[subprocess.Popen]) -> None:
