@@ -29,8 +29,9 @@ EncodeText = Callable[[Sequence[str]], Any]
 ReadExamples = Callable[[np.ndarray], Iterator[list[dict[str, Any]]]]
 
 TEXT_BATCH = 256
-# Seconds without a new file after which the other processes count as gone.
-PATIENCE = 1800
+# Seconds without a new file after which the other processes count as gone: a
+# file of a large tokenizer takes its time.
+PATIENCE = 7200
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,6 +79,11 @@ class TokenCache:
     # Places of the examples that have all they need.
     self._kept = np.flatnonzero((self._rows_NV >= 0).all(axis=1))
     if left_out := self.counts["examples"] - len(self):
+      if not bad:
+        raise ValueError(
+          f"The manifest of the token cache {directory} lacks files of"
+          f" {left_out} examples; {layout.COMMAND} writes it anew."
+        )
       warnings.warn(
         f"{left_out} of {self.counts['examples']} examples are left out:"
         f" {_named(bad)}.",

@@ -105,8 +105,12 @@ def _build_shape(
   # Held-out figures are of one view of each picture, as it is.
   train = split == TRAIN
   count = options.examples if train else options.heldout_examples
+  count = max(round(count * share), 1)
+  if not train:
+    # Every shape has a batch to be measured on.
+    count = -(-count // options.batch_size) * options.batch_size
   plan = Plan(
-    examples=max(round(count * share), 1),
+    examples=count,
     variants=options.variants if train else 1,
     flip=options.flip and train,
     vocab_size=tokenizer.config.vocab_size,

@@ -357,6 +357,17 @@ def test_no_cache_an_old_one_and_a_damaged_manifest(tmp_path):
     write(tmp_path)
 
 
+def test_a_manifest_without_all_files_is_written_anew(cache_dir, tmp_path):
+  write(tmp_path)
+  manifest = json.loads((tmp_path / "manifest.json").read_text())
+  manifest["texts"].pop()
+  (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+  with pytest.raises(ValueError, match="lacks files of 1 examples"):
+    TokenCache(tmp_path, 8, damaged="skip")
+  write(tmp_path)
+  assert files(tmp_path) == files(cache_dir)
+
+
 def numbers(iterator, count):
   return [(next(iterator)["idx"][:, 0] // 10).tolist() for _ in range(count)]
 
