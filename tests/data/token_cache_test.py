@@ -61,10 +61,13 @@ def encode_images(image):
   return first[:, None] + 1000 * np.arange(TOKENS)
 
 
-def write(directory, plan=PLAN, identity=IDENTITY, read=examples, **options):
+def write(
+  directory, count=12, plan=PLAN, identity=IDENTITY, read=examples, **options
+):
   options = dict(encode_images=encode_images, encode_text=encode_text) | options
   writer = TokenCacheWriter(directory, identity, **options)
   lines = []
+  plan = dataclasses.replace(plan, examples=count)
   writer.build(read, plan, report=lines.append, patience=20)
   return lines
 
@@ -187,7 +190,7 @@ def test_a_process_that_waits_for_nobody_says_what_is_missing(tmp_path):
 
 
 def test_a_finished_cache_may_grow(tmp_path):
-  write(tmp_path, dataclasses.replace(PLAN, examples=8))
+  write(tmp_path, count=8)
   grown = []
   write(tmp_path, read=lambda places: grown.extend(places) or examples(places))
   assert grown == list(range(6, 12))  # the whole first file is kept
@@ -198,7 +201,7 @@ def test_a_finished_cache_may_grow(tmp_path):
 
 def test_variants_are_taken_by_epoch(tmp_path):
   plan = dataclasses.replace(PLAN, variants=3)
-  write(tmp_path, plan, read=lambda places: examples(places, 3))
+  write(tmp_path, plan=plan, read=lambda places: examples(places, 3))
   cache = TokenCache(tmp_path, 8)
   assert len(cache) == 12 and cache.num_captions == 9 * 3
   np.testing.assert_array_equal(
@@ -219,9 +222,9 @@ def test_flips_spare_captions_with_spatial_words(tmp_path):
   def caption(place):
     return ["a cat", "a cat, left of a dog", "a leftover"][place % 3]
 
-  plan = dataclasses.replace(PLAN, examples=60, flip=True, vocab_size=2**17)
+  plan = dataclasses.replace(PLAN, flip=True, vocab_size=2**17)
   lines = write(
-    tmp_path, plan, read=lambda places: examples(places, caption=caption)
+    tmp_path, 60, plan, read=lambda places: examples(places, caption=caption)
   )
   cache = TokenCache(tmp_path, 8)
   flipped = np.array([cache.record(i).flipped_V[0] for i in range(60)])
