@@ -359,8 +359,11 @@ class TokenCacheWriter:
       layout.TEXTS: texts,
     }
     self._write_manifest()
-    for left in self.directory.glob(".*.arrayrecord.*.tmp"):
-      left.unlink(missing_ok=True)  # of builds that were killed
+    # Left by builds that were killed; another process may be writing the
+    # manifest at this moment.
+    litter = ".*.tmp" if self._processes == 1 else ".*-*.tmp"
+    for left in self.directory.glob(litter):
+      left.unlink(missing_ok=True)
     size = sum(facts["bytes"] for facts in (*examples, *texts))
     report(
       f"{self.directory.name}: complete, {counts['examples']} examples,"
