@@ -1,7 +1,8 @@
 """What the data pipeline reads, beside the name of the source.
 
-`config.data` is "icons", "scenes", "mixture", "folder", "digits" or
-"synthetic"; these are its options, `config.data_options` of every training
+`config.data` is "icons", "scenes", "mixture", "digits", "synthetic" or, for
+captioned pictures of your own, "folder", "webdataset", "parquet" or
+"arrayrecord"; these are its options, `config.data_options` of every training
 config.
 """
 
@@ -46,16 +47,32 @@ def options() -> ConfigDict:
       tidy=1.0,  # share of scenes with fixed places for their objects
     )
   )
-  o.folder = ConfigDict(
+  o.folder = pictures()
+  # A file, a folder or a pattern such as "data/*.tar" is the path of these.
+  o.webdataset = pictures(caption="caption")  # field of .json members
+  o.parquet = pictures(
+    image="image",  # column of bytes, or of paths beside the file
+    caption="caption",  # column
+    id="",  # column of names; empty: file and row
+  )
+  o.arrayrecord = pictures(caption="caption")  # field of the headers
+  return o
+
+
+def pictures(**own) -> ConfigDict:
+  """Captioned pictures; `own` are options of where they lie."""
+  return ConfigDict(
     dict(
       path="",
       heldout_share=0.05,
       crop="random",  # or "centre"
-      flip=False,  # breaks "left of", letters and arrows
+      flip=False,  # breaks letters and arrows; never where "left" is said
       small="enlarge",  # pictures smaller than the crop; or "skip"
       max_bad_share=0.05,  # of unusable files
       max_crop=1.0,  # largest share of a picture that may be cut off
-      classes=False,  # captions are the names of the folders the files lie in
+      # Captions are classes: the names of the folders the files lie in, .cls
+      # members, or the caption column or field as it is.
+      classes=False,
+      **own,
     )
   )
-  return o

@@ -3,7 +3,7 @@
 Three self-attention layers over the last two scales (16 x 16 each), trained on
 random masks while tokenizer and transformer stay as they are.
 
-  python launch/cache_tokens.py --config=configs/refine_scenes64.py
+  python launch/encode_dataset.py --config=configs/refine_scenes64.py
   python launch/train.py --config=configs/refine_scenes64.py \
     --workdir=runs/refine_scenes64
   python launch/sample.py "a red heart" --refine=head \

@@ -9,7 +9,7 @@ not published: steps and average are ours.
 
   python launch/grow_tokenizer.py --ckpt=runs/tokenizer_512/bundle \
     --schedule=1024 --out=runs/tokenizer_1024/bundle
-  python launch/cache_tokens.py --config=configs/star_1024.py \
+  python launch/encode_dataset.py --config=configs/star_1024.py \
     --config.text.path=stable-diffusion-2-1
   python launch/train.py --config=configs/star_1024.py \
     --config.text.path=stable-diffusion-2-1 --config.init_from=runs/star_512

@@ -5,7 +5,7 @@ Depth 16 (274M parameters) as written; `:d30` is the 1.68B model. AdamW
 (arXiv 2404.02905); batch, steps and average are ours and have not been
 compared with STAR's own runs.
 
-  python launch/cache_tokens.py --config=configs/star_256.py \
+  python launch/encode_dataset.py --config=configs/star_256.py \
     --config.text.path=stable-diffusion-2-1
   python launch/train.py --config=configs/star_256.py --workdir=runs/star_256 \
     --config.text.path=stable-diffusion-2-1

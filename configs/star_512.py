@@ -9,7 +9,7 @@ published: steps and average are ours.
 
   python launch/grow_tokenizer.py --ckpt=runs/tokenizer_256/bundle \
     --schedule=512 --out=runs/tokenizer_512/bundle
-  python launch/cache_tokens.py --config=configs/star_512.py \
+  python launch/encode_dataset.py --config=configs/star_512.py \
     --config.text.path=stable-diffusion-2-1
   python launch/train.py --config=configs/star_512.py \
     --config.text.path=stable-diffusion-2-1 --config.init_from=runs/star_256

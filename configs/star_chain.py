@@ -14,7 +14,7 @@ tokens instead of 1,365.
   python launch/grow_tokenizer.py --schedule=1,2,4,8,16,32,64 \
     --out=runs/chain_256_tokenizer
   for size in 64 128 256; do
-    python launch/cache_tokens.py --config=configs/star_chain.py:$size
+    python launch/encode_dataset.py --config=configs/star_chain.py:$size
     python launch/train.py --config=configs/star_chain.py:$size \
       --workdir=runs/chain_$size
   done

@@ -2,7 +2,7 @@
 
 Depth 6, width 256, on cached tokens of icons and generated scenes.
 
-  python launch/cache_tokens.py --config=configs/star_scenes64.py
+  python launch/encode_dataset.py --config=configs/star_scenes64.py
   python launch/train.py --config=configs/star_scenes64.py \
     --workdir=runs/star_scenes64
 
@@ -74,9 +74,13 @@ def cache(directory: str) -> ConfigDict:
       source="mixture",
       examples=200_000,
       heldout_examples=2_048,
-      shard_examples=10_000,
+      variants=1,  # how often each picture is encoded, each time cropped anew
+      flip=False,  # mirrors half of them, but none whose caption says "left"
+      shard_examples=10_000,  # in a file
+      shard_captions=4_000,
       batch_size=64,
       verify=False,  # compare checksums of the cache before training
+      damaged="refuse",  # files of the cache; "skip" trains without them
     )
   )
 

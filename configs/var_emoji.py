@@ -1,7 +1,7 @@
 """Class-conditional VAR on emoji: the class is the category of an emoji.
 
   python launch/prepare_data.py                        # the art, once (90 MB)
-  python launch/cache_tokens.py --config=configs/var_emoji.py
+  python launch/encode_dataset.py --config=configs/var_emoji.py
   python launch/train.py --config=configs/var_emoji.py --workdir=runs/emoji
   python launch/sample.py --ckpt=runs/emoji/bundle flags "food & drink"
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from star_jax import pictures
 from star_jax.data import pipeline
-from star_jax.data.folder import FolderSource
+from star_jax.data.picture_source import PictureSource
 from star_jax.scales import ScaleSchedule
 from star_jax.text.encoder import load_text_encoder
 from star_jax.train.batches import data_config
@@ -79,7 +79,7 @@ def describe(sources) -> list[str]:
     size = len(weighted.source)
     many = "endless" if size >= pipeline.ENDLESS else f"{size} pictures"
     lines.append(f"{name}: {many}, share {weighted.weight:g}")
-    if isinstance(weighted.source, FolderSource):
+    if isinstance(weighted.source, PictureSource):
       source = weighted.source
       lines.append(
         f"  {len(source.failures)} skipped,"

@@ -58,12 +58,14 @@ def test_three_commands_lead_to_a_picture(photos, tmp_path):
     f"--workdir={tokenizer}",
   )
   run(
-    "cache_tokens",
+    "encode_dataset",
     STAR,
     *("--config.cache.source=folder", source, share, bundle, cache),
     "--config.cache.examples=64",
     "--config.cache.heldout_examples=8",
     "--config.cache.batch_size=4",
+    "--config.cache.shard_examples=24",
+    "--processes=2",
   )
   out = run(
     "train",

@@ -55,7 +55,7 @@ def test_a_wrong_flag_is_one_sentence(args, message):
 
 
 def test_the_cache_script_needs_a_config_too():
-  code, _, err = script(name="cache_tokens")
+  code, _, err = script(name="encode_dataset")
   assert code == 2 and "--config is needed" in err
 
 

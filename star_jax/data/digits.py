@@ -63,6 +63,7 @@ class DigitSource:
     held[order[::_HELDOUT]] = True
     mine = held if split == "heldout" else ~held
     self._pixels, self._labels = pixels[mine], labels[mine]
+    self._numbers = np.flatnonzero(mine)
 
   def __len__(self) -> int:
     return len(self._labels)
@@ -74,4 +75,5 @@ class DigitSource:
     y, x = ((side - SIDE) // 2 for side in self.size)
     image[y : y + SIDE, x : x + SIDE] = self._pixels[index][..., None]
     label = CLASSES[self._labels[index]]
-    return image, label, {"source": "digits", "label": label}
+    name = f"digits/{self._numbers[index]}"
+    return image, label, {"id": name, "source": "digits", "label": label}

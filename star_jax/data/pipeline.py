@@ -9,15 +9,20 @@ the number of processes, threads or workers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
+from star_jax.data.arrayrecord import ArrayRecordListing
 from star_jax.data.art.store import load_art
 from star_jax.data.digits import DigitSource
-from star_jax.data.folder import FolderSource
+from star_jax.data.folder import FolderListing
+from star_jax.data.listing import Listing
+from star_jax.data.parquet import ParquetListing
+from star_jax.data.picture_source import PictureOptions, PictureSource
 from star_jax.data.position import ALL_ROWS, NumberedBatches, rows_of
 from star_jax.data.scenes import SceneConfig
 from star_jax.data.sources import (
@@ -29,9 +34,17 @@ from star_jax.data.sources import (
   Weighted,
   check_split,
 )
+from star_jax.data.webdataset import WebDatasetListing
 from star_jax.data.workers import live_as_worker
 
-SOURCES = ("icons", "scenes", "mixture", "folder", "digits", "synthetic")
+# Where captioned pictures of one's own may lie.
+LISTINGS = {
+  "folder": FolderListing,
+  "webdataset": WebDatasetListing,
+  "parquet": ParquetListing,
+  "arrayrecord": ArrayRecordListing,
+}
+SOURCES = ("icons", "scenes", "mixture", *LISTINGS, "digits", "synthetic")
 
 
 class Bucket(NamedTuple):
@@ -63,10 +76,9 @@ def build_sources(config, split: str) -> dict[str, Weighted]:
     return {"synthetic": Weighted(SyntheticSource(size, split), 1.0)}
   if config.source == "digits":
     return {"digits": Weighted(DigitSource(size, split), 1.0)}
-  if config.source == "folder":
-    options = dict(config.folder)
-    source = FolderSource(options.pop("path"), size, split, **options)
-    return {"folder": Weighted(source, 1.0)}
+  if config.source in LISTINGS:
+    source = PictureSource(*_listed(config), size=size, split=split)
+    return {config.source: Weighted(source, 1.0)}
   weights = {config.source: 1.0}
   if config.source == "mixture":
     weights = {name: w for name, w in config.mixture.items() if w > 0}
@@ -89,7 +101,7 @@ def build_bucket_sources(
 ) -> dict[tuple[int, int], Bucket]:
   """The same for pictures of several sizes.
 
-  A folder's pictures go to the size whose shape is nearest to theirs, the
+  Pictures of one's own go to the size whose shape is nearest to theirs, the
   others are drawn in every size.
 
   Args:
@@ -97,16 +109,13 @@ def build_bucket_sources(
     sizes: (H, W) of each bucket.
 
   Returns:
-    By size; a size that no picture of a folder is nearest to is left out.
+    By size; a size that no picture of one's own is nearest to is left out.
   """
-  if config.source == "folder":
-    options = dict(config.folder)
-    folders = FolderSource.of_sizes(
-      options.pop("path"), sizes, split, **options
-    )
+  if config.source in LISTINGS:
+    found = PictureSource.of_sizes(*_listed(config), sizes=sizes, split=split)
     return {
-      size: Bucket({"folder": Weighted(source, 1.0)}, len(source))
-      for size, source in folders.items()
+      size: Bucket({config.source: Weighted(source, 1.0)}, len(source))
+      for size, source in found.items()
     }
   options = config.copy_and_resolve_references()
   out = {}
@@ -114,6 +123,14 @@ def build_bucket_sources(
     options.size = tuple(size)
     out[tuple(size)] = Bucket(build_sources(options, split), 1.0)
   return out
+
+
+def _listed(config) -> tuple[Listing, PictureOptions]:
+  """The pictures of one's own that a config names, and what becomes of them."""
+  own = dict(config[config.source])
+  fields = dataclasses.fields(PictureOptions)
+  options = PictureOptions(**{f.name: own.pop(f.name) for f in fields})
+  return LISTINGS[config.source](**own), options
 
 
 def _icons(store, config, size, split) -> IconSource:
@@ -126,11 +143,14 @@ def _scenes(store, config, size, split) -> SceneSource:
   return SceneSource(store, SceneConfig(size=size, split=split, **options))
 
 
-def source_dataset(source: Source, seed: int) -> grain.MapDataset:
-  """Endless examples of one source as {"image", "caption"}.
+def source_dataset(
+  source: Source, seed: int, variant: int = 0, variants: int = 1
+) -> grain.MapDataset:
+  """Endless examples of one source as {"image", "caption", "id"}.
 
   A finite source is shuffled anew in every epoch, and its augmentation is
-  drawn anew; a generated one is read from its first picture on.
+  drawn anew; a generated one is read from its first picture on. Of several
+  variants each has the same order and an augmentation of its own.
   """
   count = len(source)
   endless = count >= ENDLESS
@@ -139,16 +159,23 @@ def source_dataset(source: Source, seed: int) -> grain.MapDataset:
     order = order.seed(seed).shuffle().repeat()
 
   def read(position: int, index: int) -> dict[str, Any]:
-    epoch = 0 if endless else position // count
-    image, caption, _ = source.example(int(index), epoch_seed(seed, epoch))
-    return {"image": image, "caption": caption}
+    epoch = 0 if endless else position // count * variants + variant
+    image, caption, meta = source.example(int(index), epoch_seed(seed, epoch))
+    return {"image": image, "caption": caption, "id": meta["id"]}
 
   return order.map_with_index(read)
 
 
-def mix(sources: Mapping[str, Weighted], seed: int) -> grain.MapDataset:
+def mix(
+  sources: Mapping[str, Weighted],
+  seed: int,
+  variant: int = 0,
+  variants: int = 1,
+) -> grain.MapDataset:
   """The sources in fixed proportion, interleaved evenly."""
-  datasets = [source_dataset(s.source, seed) for s in sources.values()]
+  datasets = [
+    source_dataset(s.source, seed, variant, variants) for s in sources.values()
+  ]
   if len(datasets) == 1:
     return datasets[0]
   return grain.MapDataset.mix(
@@ -218,6 +245,53 @@ def _read(
     grain.MultiprocessingOptions(num_workers=config.workers),
     worker_init_fn=live_as_worker,
   )
+
+
+def read_places(
+  config,
+  sources: Mapping[str, Weighted],
+  places: np.ndarray,
+  seed: int,
+  *,
+  variants: int = 1,
+) -> Iterator[list[dict[str, Any]]]:
+  """The examples at some places of the order of `build_dataset`.
+
+  Args:
+    config: `threads` and `workers`, as there.
+    sources: what `build_sources` makes.
+    places: int [N], from 0 on.
+    seed: order and augmentation.
+    variants: how often each original is drawn.
+
+  Yields:
+    The variants of an original, as {"image", "caption", "id"}.
+
+  Raises:
+    ValueError: variants of generated pictures, which have none: another seed
+      draws another picture.
+  """
+  endless = [n for n, s in sources.items() if len(s.source) >= ENDLESS]
+  if variants > 1 and endless:
+    raise ValueError(
+      f"config.cache.variants = {variants} has no meaning for {endless[0]},"
+      " whose pictures are generated without end; raise config.cache.examples."
+    )
+  views = [mix(sources, seed, v, variants) for v in range(variants)]
+  dataset = grain.MapDataset.source(places).map(
+    lambda place: [view[int(place)] for view in views]
+  )
+  dataset = dataset.to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=config.threads, prefetch_buffer_size=64 + config.threads
+    )
+  )
+  if config.workers:
+    dataset = dataset.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=config.workers),
+      worker_init_fn=live_as_worker,
+    )
+  return iter(dataset)
 
 
 def stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """Where training examples come from, each behind the same two methods.
 
 A source has `len(source)` and `example(index, seed) -> (image, caption,
-meta)`: image uint8 [H, W, 3], caption a str, meta a dict of facts. An example
-is a pure function of (seed, index); `seed` varies the augmentation (and, for
+meta)`: image uint8 [H, W, 3], caption a str, meta a dict of facts, among them
+"id": a str that names the original, whatever its augmentation. An example is a
+pure function of (seed, index); `seed` varies the augmentation (and, for
 generated pictures, the picture).
 """
 
@@ -120,7 +121,12 @@ class IconSource:
     position = self.positions[index]
     record = self.store.records[position]
     rgba = self.store.rgba(position)
-    meta = {"source": "icons", "record": position, "style": record.style}
+    meta = {
+      "id": f"{record.style}/{record.key}",
+      "source": "icons",
+      "record": position,
+      "style": record.style,
+    }
     if self.canonical:
       white = backgrounds.WHITE
       background = backgrounds.Background("plain", white, white, 0.0, 1.0)
@@ -191,7 +197,13 @@ class SceneSource:
   def example(self, index: int, seed: int) -> Example:
     generator = self._generator.with_seed(self._generator.config.seed + seed)
     scene = generator.scene(index)
-    meta = {"source": "scenes", "style": scene.style, "scene": scene}
+    config = generator.config
+    meta = {
+      "id": f"scenes/{config.split}/{config.seed}/{index}",
+      "source": "scenes",
+      "style": scene.style,
+      "scene": scene,
+    }
     return generator.render(scene), scene.caption, meta
 
 
@@ -222,7 +234,8 @@ class SyntheticSource:
     far = np.hypot(dy, dx) if shape == "circle" else np.maximum(dy, dx)
     canvas[far <= radius] = rgb
     caption = with_article(f"{colour} {shape}")
-    return canvas, caption, {"source": "synthetic"}
+    name = f"synthetic/{SPLITS[self._split]}/{seed}/{index}"
+    return canvas, caption, {"id": name, "source": "synthetic"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from star_jax.data.token_cache import MANIFEST
+from star_jax.data.cache_layout import MANIFEST
 from star_jax.metrics.report import read_json
 from star_jax.sweep.plan import Arm
 from star_jax.train.build_cache import build_cache

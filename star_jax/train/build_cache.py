@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from star_jax.classes import ClassLabels
 from star_jax.data import pipeline
 from star_jax.data.art.store import INDEX, default_art_dir, file_sha256
+from star_jax.data.cache_layout import json_hash
+from star_jax.data.cache_writer import EncodeText, Plan, TokenCacheWriter
 from star_jax.data.scene_config import without_defaults
-from star_jax.data.token_cache import EncodeText, TokenCacheWriter
 from star_jax.scales import OWN_ASPECT
 from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.text.states import TextStates
 from star_jax.train import frozen as frozen_lib
-from star_jax.train.batches import check_size, data_config
+from star_jax.train.batches import TRAIN, check_size, data_config
 from star_jax.train.token_data import (
   cache_directory,
   shape_seed,
@@ -27,68 +29,119 @@ ART_SOURCES = ("icons", "scenes", "mixture")
 SPLITS = ("train", "heldout")
 
 
-def build_cache(config, splits: Sequence[str] = SPLITS) -> Path:
+def build_cache(
+  config,
+  splits: Sequence[str] = SPLITS,
+  *,
+  process: int = 0,
+  processes: int = 1,
+  report: Callable[[str], None] = print,
+) -> Path:
   """Builds or finishes `config.cache.directory`/<split> for each split.
 
   Args:
     config: a stage 2 config; `config.cache` says how much from which source.
+    splits: which of `SPLITS`.
+    process, processes: this one's number, and how many build the cache
+      together, each a share of its files.
+    report: called with a line for every file.
 
   Raises:
     ValueError: unknown split, no tokenizer, a directory of another cache, a
-      caption that is no class of a model of classes.
+      caption that is no class of a model of classes, no such process.
   """
   if unknown := set(splits) - set(SPLITS):
     raise ValueError(
       f"Splits of a cache are {', '.join(SPLITS)}, got {', '.join(unknown)}."
     )
+  if not 0 <= process < processes:
+    raise ValueError(
+      f"Processes are numbered from 0 to {processes - 1}, got {process}."
+    )
   tokenizer = frozen_lib.load_tokenizer(config.tokenizer_path)
   check_size(config, tokenizer.config)
-  condition = _condition(config)
+  build = functools.partial(
+    _build_shape, config, _condition(config), (process, processes), report
+  )
   source = data_config(config)
   source.source = config.cache.source
+  if source.get(source.source, {}).get("flip"):
+    raise ValueError(
+      f"config.data_options.{source.source}.flip is for pictures that are read"
+      " in training; of a cache it is config.cache.flip."
+    )
   shaped = shaped_tokenizers(config, tokenizer)
   sizes = {t.config.image_size: aspect for aspect, t in shaped.items()}
   for split in splits:
     if not config.aspects:
-      _build_shape(config, split, OWN_ASPECT, tokenizer, condition, source)
+      sources = pipeline.build_sources(source, split)
+      build(split, OWN_ASPECT, tokenizer, source, sources)
       continue
     buckets = pipeline.build_bucket_sources(source, split, list(sizes))
     total = sum(bucket.share for bucket in buckets.values())
     for size, bucket in buckets.items():
       source.size, aspect = size, sizes[size]
-      _build_shape(
-        config,
-        split,
-        aspect,
-        shaped[aspect],
-        condition,
-        source,
-        bucket.sources,
-        bucket.share / total,
-      )
+      share = bucket.share / total
+      build(split, aspect, shaped[aspect], source, bucket.sources, share)
   return Path(config.cache.directory)
 
 
 def _build_shape(
-  config, split, aspect, tokenizer, condition, source, sources=None, share=1.0
+  config,
+  condition,
+  share_of_files: tuple[int, int],
+  report: Callable[[str], None],
+  split: str,
+  aspect: str,
+  tokenizer,
+  source,
+  sources: Mapping[str, pipeline.Weighted],
+  share: float = 1.0,
 ) -> None:
   """The cache of one split and shape: `share` of the examples asked for."""
   options, seed = config.cache, shape_seed(config, aspect)
-  count = options.examples if split == "train" else options.heldout_examples
   encoder, encode_text = condition
+  process, processes = share_of_files
+  # Held-out figures are of one view of each picture, as it is.
+  train = split == TRAIN
+  count = options.examples if train else options.heldout_examples
+  count = max(round(count * share), 1)
+  if not train:
+    # Every shape has a batch to be measured on.
+    count = -(-count // options.batch_size) * options.batch_size
+  plan = Plan(
+    examples=count,
+    variants=options.variants if train else 1,
+    flip=options.flip and train,
+    vocab_size=tokenizer.config.vocab_size,
+    batch_size=options.batch_size,
+    shard_examples=options.shard_examples,
+    shard_captions=options.shard_captions,
+    seed=seed,
+  )
   identity = frozen_lib.cache_identity(tokenizer, encoder)
-  identity |= {"split": split, "seed": seed, **data_identity(source)}
+  identity |= {
+    "split": split,
+    "seed": seed,
+    "variants": plan.variants,
+    "flip": plan.flip,
+    "shard_examples": plan.shard_examples,
+    "shard_captions": plan.shard_captions,
+    **data_identity(source, sources),
+  }
   writer = TokenCacheWriter(
     cache_directory(config, split, aspect),
     identity,
     encode_images=tokenizer.encoder(),
     encode_text=encode_text,
+    process=process,
+    processes=processes,
+    verify=options.verify,
   )
-  batches = pipeline.build_dataset(
-    source, split, options.batch_size, seed, sources=sources
+  read = functools.partial(
+    pipeline.read_places, source, sources, seed=seed, variants=plan.variants
   )
-  count = max(round(count * share), 1)
-  writer.build(batches, count, shard_examples=options.shard_examples)
+  writer.build(read, plan, report=report)
 
 
 def _condition(config) -> tuple[TextEncoder | ClassLabels, EncodeText]:
@@ -109,19 +162,29 @@ def _condition(config) -> tuple[TextEncoder | ClassLabels, EncodeText]:
   return labels, encode
 
 
-def data_identity(source) -> dict[str, Any]:
-  """What decides the pictures and captions: options and, where used, art.
+def data_identity(source, sources: Mapping[str, Any]) -> dict[str, Any]:
+  """What decides the pictures and captions: options and, where used, art and
+  the names and captions of one's own pictures.
 
-  How they are read (place, threads, processes) is left out.
+  How they are read (place, threads, processes) is left out, as are options of
+  other sources.
+
+  Args:
+    source: options of the data pipeline.
+    sources: what it makes of them.
   """
   options = source.to_dict()
   directory = options.pop("art_dir")
   options["scenes"] = without_defaults(options["scenes"])
-  for name in ("threads", "workers"):
+  others = set(pipeline.LISTINGS) - {source.source}
+  for name in ("threads", "workers", *others):
     options.pop(name)
   identity = {"data": options}
   if options["source"] in ART_SOURCES:
     index = Path(directory or default_art_dir()) / INDEX
     if index.exists():
       identity["art"] = file_sha256(index)[:16]
+  own = [s.source for s in sources.values()]
+  if digests := [s.digest for s in own if hasattr(s, "digest")]:
+    identity["pictures"] = json_hash(digests)
   return identity

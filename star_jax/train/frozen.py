@@ -188,9 +188,9 @@ class SyntheticTokens(NumberedBatches):
     text_shape = (batch, self._max_tokens, width)
     return {
       "idx": idx,
-      "text": rng.standard_normal(text_shape).astype(np.float16),
+      "text": rng.standard_normal(text_shape).astype(jnp.bfloat16),
       "text_mask": rng.random(text_shape[:2]) < 0.5,
-      "pooled": rng.standard_normal((batch, width)).astype(np.float16),
+      "pooled": rng.standard_normal((batch, width)).astype(jnp.bfloat16),
     }
 
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from star_jax.classes import ClassLabels
 from star_jax.data.buckets import Buckets, folder_name
+from star_jax.data.cache_layout import check_identity
 from star_jax.data.pipeline import Bucket, build_bucket_sources
 from star_jax.data.position import ALL_ROWS
-from star_jax.data.token_cache import TokenCache, check_identity
+from star_jax.data.token_cache import TokenCache
 from star_jax.model.condition import Given, batch_of
 from star_jax.model.config import StarConfig
 from star_jax.scales import OWN_ASPECT, ScaleSchedule
@@ -217,7 +218,10 @@ class TokenData:
     """
     path = cache_directory(self.config, split, aspect)
     window = 0 if self.classes else self.condition.max_tokens
-    cache = TokenCache(path, window, verify=self.config.cache.verify)
+    options = self.config.cache
+    cache = TokenCache(
+      path, window, verify=options.verify, damaged=options.damaged
+    )
     tokenizer = self.shapes[aspect].tokenizer
     wanted = frozen_lib.cache_identity(tokenizer, self.condition)
     check_identity(path, cache.identity, wanted)
@@ -233,9 +237,9 @@ class TokenData:
       return {"image": image, "label": given}
     return {
       "image": image,
-      "text": np.asarray(given.text_BTD, np.float16),
+      "text": np.asarray(given.text_BTD, jnp.bfloat16),
       "text_mask": np.asarray(given.text_mask_BT),
-      "pooled": np.asarray(given.pooled_BD, np.float16),
+      "pooled": np.asarray(given.pooled_BD, jnp.bfloat16),
     }
 
 

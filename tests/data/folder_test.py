@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from star_jax.data.folder import FolderSource, open_rgb, read_captions
+from star_jax.data.folder import FolderListing, read_captions
+from star_jax.data.picture_source import (
+  PictureOptions,
+  PictureSource,
+  open_rgb,
+)
 
 SIZE = (16, 24)
 
 
-def source(folder, split="train", **changes):
+def source(folder, split="train", classes=False, **changes):
   options = {
     "heldout_share": 0.0,
     "crop": "centre",
@@ -18,7 +23,10 @@ def source(folder, split="train", **changes):
     "max_bad_share": 0.0,
     **changes,
   }
-  return FolderSource(folder, SIZE, split, **options)
+  listing = FolderListing(folder, classes=classes)
+  return PictureSource(
+    listing, PictureOptions(**options), size=SIZE, split=split
+  )
 
 
 def add(folder, name, image=None, caption="A Red Thing"):
@@ -42,7 +50,7 @@ def test_pairs_in_folders(tmp_path):
   assert image.shape == (*SIZE, 3) and image.dtype == np.uint8
   assert np.abs(image.astype(int) - (200, 30, 30)).max() < 3
   assert caption == "a red thing"
-  assert meta == {"source": "folder", "name": "b.png"}
+  assert meta == {"id": "b.png", "source": "folder"}
   told = {found.example(1, seed)[1] for seed in range(20)}
   assert told == {"ein b\u00e4r", "the bear"}
 
@@ -195,6 +203,9 @@ def test_flips_only_when_asked(tmp_path):
   assert all(plain.example(0, s)[0][8, 2, 0] > 200 for s in range(20))
   lefts = {int(flipped.example(0, s)[0][8, 2, 0]) > 200 for s in range(20)}
   assert lefts == {True, False}
+  add(tmp_path, "x.png", image, caption="red LEFT of blue")
+  flipped = source(tmp_path, flip=True)
+  assert all(flipped.example(0, s)[0][8, 2, 0] > 200 for s in range(20))
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_shares_of_the_mixture(config):
     weighted.source.example = lambda i, s, name=name: (
       np.zeros((1, 1, 3), np.uint8),
       name,
-      {},
+      {"id": name},
     )
   mixed = pipeline.mix(datasets, 0)
   names = Counter(mixed[i]["caption"] for i in range(400))

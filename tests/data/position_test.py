@@ -54,7 +54,8 @@ class Few:
     return 10
 
   def example(self, index, seed):
-    return np.full((4, 4, 3), index, np.uint8), f"{index} of {seed}", {}
+    meta = {"id": str(index)}
+    return np.full((4, 4, 3), index, np.uint8), f"{index} of {seed}", meta
 
 
 def generated(workers):

@@ -6,6 +6,7 @@
 --at sends that signal to process 1 after step 4.
 """
 
+import importlib
 import os
 import pathlib
 import signal
@@ -26,10 +27,11 @@ _AT = flags.DEFINE_string("at", "", "")
 
 def main(argv):
   with distributed.session(distributed.settings_from_flags()):
-    import fake  # beside this script
     import jax
 
     from star_jax.train.loop import train_and_evaluate
+
+    fake = importlib.import_module("fake")  # beside this script
 
     config = fake.config(num_steps=_STEPS.value)
     config.checkpoint_every = 3

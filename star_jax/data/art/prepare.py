@@ -29,6 +29,7 @@ from star_jax.data.art.sources import (
   SvgItem,
   load_set,
 )
+from star_jax.data.shard_files import open_writer
 
 PER_SHARD = 256
 MAX_CORRUPT_SHARE = 0.02
@@ -144,15 +145,9 @@ def finished(shard: Shard, folder: Path) -> dict | None:
 
 def write_shard(shard: Shard, folder: Path) -> dict:
   """Renders one shard; returns its side file's content."""
-  from array_record.python import array_record_module
-
   path = folder / shard.name
   partial = path.with_name(path.name + ".tmp")
-  # One record a group, so that one picture is one small read; PNG does not
-  # compress further.
-  writer = array_record_module.ArrayRecordWriter(
-    str(partial), "group_size:1,uncompressed"
-  )
+  writer = open_writer(partial)
   skipped, digests = [], []
   for item in shard.items:
     try:

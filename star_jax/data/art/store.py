@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import struct
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from star_jax.data.art.names import neutral, untoned
 from star_jax.data.art.render import decode_png
+from star_jax.data.shard_files import open_reader
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -85,9 +87,15 @@ def file_facts(path: Path) -> dict:
   return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
+def partial_path(path: Path) -> Path:
+  """Where a file is written before it is renamed; no other writer's, on
+  whatever machine."""
+  return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
 def write_atomically(path: Path, text: str) -> None:
   """A reader sees the old file or the whole new one."""
-  partial = path.with_name(path.name + ".tmp")
+  partial = partial_path(path)
   with open(partial, "w", encoding="utf-8") as file:
     file.write(text)
     file.flush()
@@ -130,7 +138,7 @@ class ArtStore:
     # A reader must not cross a fork, so each process opens its own.
     place = (os.getpid(), record.shard)
     if place not in self._readers:
-      self._readers[place] = _open_shard(self.folder / record.shard)
+      self._readers[place] = open_reader(self.folder / record.shard)
     return unpack_record(self._readers[place].read([record.position])[0])[1]
 
   def rgba(self, i: int) -> np.ndarray:
@@ -138,18 +146,9 @@ class ArtStore:
     return decode_png(self.png(i))
 
 
-def _open_shard(path: Path):
-  from array_record.python import array_record_module
-
-  # Nothing read ahead: pictures are asked for one by one, in any order.
-  return array_record_module.ArrayRecordReader(
-    str(path), "readahead_buffer_size:0"
-  )
-
-
 def read_shard(path: Path) -> list[tuple[dict, bytes]]:
   """All (header, PNG) of a shard."""
-  reader = _open_shard(path)
+  reader = open_reader(path)
   try:
     return [unpack_record(r) for r in reader.read_all()]
   finally:
