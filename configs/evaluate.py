@@ -51,6 +51,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   c.ranking = ConfigDict(dict(n=100))
 
+  c.refinement = ConfigDict(
+    dict(
+      ways=("off", "head"),
+      seeds=(1, 2, 3),  # of the draws
+      real=2000,  # pictures of other scenes, for the distance
+      scored=300,  # drawn pictures that are matched with their captions
+      timed=9,
+    )
+  )
+
   c.shapes = ConfigDict(
     dict(
       n=100,  # scenes of each shape

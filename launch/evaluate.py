@@ -30,7 +30,8 @@ _WHAT = flags.DEFINE_string(
   "what",
   "all",
   "tokenizer, precision, scenes, icons, copy, ranking (several with commas)"
-  " or all; shapes, for a model that draws every ratio.",
+  " or all; shapes, for a model that draws every ratio; refinement, for one"
+  " with a refinement head.",
 )
 _CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
 _N = flags.DEFINE_integer("n", None, "Pictures to measure on, where counted.")

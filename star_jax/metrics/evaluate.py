@@ -19,7 +19,7 @@ from star_jax.metrics.context import Context
 # In the order in which "all" runs them: quick ones first.
 PARTS = ("tokenizer", "precision", "scenes", "icons", "copy", "ranking")
 # Those that are for some models only.
-MORE_PARTS = ("shapes",)
+MORE_PARTS = ("shapes", "refinement")
 # Raised when a measure changes, so that older results are not kept.
 VERSION = 1
 # Parts that also read the settings of another one.

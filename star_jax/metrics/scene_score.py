@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from star_jax.data.scene_text import Facts, Thing
-from star_jax.metrics.scene_match import Detection
+from star_jax.data.scene_text import Facts, Thing, read_caption
+from star_jax.metrics.progress import Progress
+from star_jax.metrics.scene_match import Detection, SceneMatcher
 from star_jax.metrics.wilson import Share
 
 # A relation needs centres this far apart along its axis, in mean sizes; and
@@ -141,6 +142,25 @@ def shares(scores: Sequence[SceneScore]) -> dict[str, Share]:
     "count": Share.of([s.count for s in scores]),
     "everything": Share.of([s.everything for s in scores]),
   }
+
+
+def score_pictures(
+  matcher: SceneMatcher,
+  image: Sequence[np.ndarray],
+  captions: Sequence[str],
+  label: str,
+) -> list[SceneScore]:
+  """Scores of pictures uint8 [H, W, 3] under the captions they were drawn for.
+
+  Args:
+    label: of the progress line.
+  """
+  progress, scores = Progress(label), []
+  for i, (picture, caption) in enumerate(zip(image, captions)):
+    facts = read_caption(caption)
+    scores.append(score_scene(facts, matcher.find(picture, facts.style)))
+    progress(i + 1, len(image))
+  return scores
 
 
 def derangement(n: int, seed: int) -> np.ndarray:

@@ -18,16 +18,14 @@ from ml_collections import ConfigDict
 from star_jax.api import StarPipeline
 from star_jax.bundle import Bundle, load_bundle
 from star_jax.data.art.store import load_art
-from star_jax.data.scene_text import read_caption
 from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.data.token_cache import TokenCache
 from star_jax.metrics.context import picture_grid
 from star_jax.metrics.efficientnet import default_network
 from star_jax.metrics.kid import kernel_distance
-from star_jax.metrics.progress import Progress
 from star_jax.metrics.reconstruction import reconstruct
 from star_jax.metrics.scene_match import SceneMatcher
-from star_jax.metrics.scene_score import score_scene, shares
+from star_jax.metrics.scene_score import score_pictures, shares
 from star_jax.metrics.sprite_bank import SpriteBank
 from star_jax.model.star import Star
 from star_jax.sampling.likelihood import build_log_prob
@@ -98,12 +96,12 @@ class Yardstick:
       label: of the progress line.
     """
     features = default_network()(image)
-    progress, scores = Progress(f"{label}, matching"), []
-    for i in range(self.config.scored):
-      facts = read_caption(self.captions[i])
-      found = self.matcher.find(image[i], facts.style)
-      scores.append(score_scene(facts, found))
-      progress(i + 1, self.config.scored)
+    scores = score_pictures(
+      self.matcher,
+      image[: self.config.scored],
+      self.captions,
+      f"{label}, matching",
+    )
     named = {name: share.value for name, share in shares(scores).items()}
     return {"kid": kernel_distance(features, self.reference_ND), **named}
 

@@ -13,6 +13,8 @@ from star_jax.data.art.store import ArtRecord
 from star_jax.data.concepts import CONCEPTS
 from star_jax.metrics import context, efficientnet
 from star_jax.metrics.evaluate import PARTS, evaluate
+from star_jax.metrics.parts import refinement
+from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
 from star_jax.testing import (
   SAMPLING,
@@ -72,7 +74,7 @@ class Store:
     return rgba
 
 
-def tiny_bundle(tmp_path, sides):
+def tiny_bundle(tmp_path, sides, head=None):
   encoder = load_text_encoder("minilm-l6", 48)
   tokenizer = tiny_tokenizer_config(sides)
   star = tiny_star_config(tokenizer, text_dim=encoder.width)
@@ -82,6 +84,8 @@ def tiny_bundle(tmp_path, sides):
     tokenizer_params=random_params(VQVAE(tokenizer)),
     star_config=star,
     star_params=random_params(Star(star)),
+    refine_config=head,
+    refine_params=random_params(RefineHead(star, head)) if head else None,
     text=TextSettings.of(encoder),
     sampling=SAMPLING,
     licence="none: random weights",
@@ -159,3 +163,31 @@ def test_shapes(tmp_path, art):
   assert nats[""][0] == pytest.approx(nats["longer_side"][0], rel=1e-6)
   assert abs(nats[""][1] - nats["longer_side"][1]) > 1e-4
   assert (tmp_path / "out" / "shapes.png").exists()
+
+
+@pytest.mark.long
+def test_refinement(tmp_path, art, monkeypatch):
+  # Features without the network: what a picture looks like on the whole.
+  monkeypatch.setattr(
+    refinement, "default_network", lambda: lambda image: image.mean((1, 2))
+  )
+  config = get_config()
+  config.n = config.batch_size = 4
+  config.data_options.scenes.max_objects = 1
+  config.refinement.update(real=4, scored=2, timed=1, seeds=(1, 2))
+  with pytest.raises(ValueError, match="no refinement head to measure"):
+    evaluate(
+      "refinement", tiny_bundle(tmp_path, (1, 2, 8)), config, tmp_path / "out"
+    )
+  bundle = tiny_bundle(tmp_path, (1, 2, 8), RefineConfig(first_scale=2))
+  results = evaluate("refinement", bundle, config, tmp_path / "out")
+  found = results["refinement"]["values"]
+  kids = [
+    found[way]["seeds"][seed]["kid"]
+    for way in ("off", "head")
+    for seed in ("1", "2")
+  ]
+  # Other ways and other seeds draw other pictures.
+  assert len(set(kids)) == 4
+  assert min(found[way]["seconds_a_batch"] for way in ("off", "head")) > 0
+  assert (tmp_path / "out" / "refinement.png").exists()

@@ -13,13 +13,11 @@ import numpy as np
 from PIL import Image
 
 from star_jax.api import StarPipeline
-from star_jax.data.scene_text import read_caption
 from star_jax.metrics import samples
 from star_jax.metrics.context import Context, picture_grid
-from star_jax.metrics.progress import Progress
 from star_jax.metrics.report import Result, share_text
 from star_jax.metrics.scene_match import SceneMatcher
-from star_jax.metrics.scene_score import score_scene, shares
+from star_jax.metrics.scene_score import score_pictures, shares
 from star_jax.metrics.sprite_bank import SpriteBank
 
 SHOWN = 8  # pictures of each shape on the sheet
@@ -85,11 +83,7 @@ def _shape(ctx: Context, pipeline, matcher, aspect: str):
 
 
 def _score(matcher, image, captions, label: str) -> dict:
-  progress, scores = Progress(label), []
-  for i, (picture, caption) in enumerate(zip(image, captions)):
-    facts = read_caption(caption)
-    scores.append(score_scene(facts, matcher.find(picture, facts.style)))
-    progress(i + 1, len(image))
+  scores = score_pictures(matcher, image, captions, label)
   return {name: share.to_dict() for name, share in shares(scores).items()}
 
 
