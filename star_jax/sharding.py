@@ -27,6 +27,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 PyTree = Any
 AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH = ("data", "fsdp")
+SEQUENCE = "sequence"
 # An axis with this mark is left out where it does not divide the array.
 OPTIONAL = "?"
 
@@ -37,6 +38,8 @@ RULES: tuple[tuple[str, tuple], ...] = (
   (r"^activations/x_BLC$", (BATCH, "sequence", None)),
   (r"^activations/heads_BNLd$", (BATCH, "tensor", None, None)),
   (r"^activations/queries_BNLd$", (BATCH, "tensor", "sequence", None)),
+  (r"^activations/weights_BL$", (BATCH, None)),
+  (r"^activations/inputs_BLCv$", (BATCH, None, None)),
   (r"^activations/cross_LBTC$", (None, BATCH, None, "tensor")),
   (r"^activations/logits_BLV$", (BATCH, "sequence", "tensor")),
   (r"^activations/cache_LBSC$", (None, BATCH, None, "tensor")),
@@ -63,13 +66,14 @@ RULES: tuple[tuple[str, tuple], ...] = (
   (r"class_embed/embedding$", (None, "fsdp")),
   (r"(^|/)pos_embed$", (None, "fsdp")),
   (r"(^|/)(pos_start|lvl_embed)$", ()),
-  (r"(start_proj|text_proj|word_embed)/kernel$", (None, "fsdp")),
+  # Small ones are not worth a gather.
+  (r"(start_proj|text_proj|word_embed)/kernel$", ()),
   (r"(lvl_embed_proj|lvl_embed_adaln)/kernel$", ("fsdp", None)),
   (r"(^|/)head/kernel$", ("fsdp", "tensor?")),
   (r"(^|/)proj/kernel$", ("fsdp", None)),
   # Image tokenizer: by the outputs.
-  (r"quantizer/(codebook_VCv|rate_KV)$", ()),
-  (r"(encoder|decoder|quantizer)/.*/kernel$", (..., "fsdp?")),
+  (r"(^|/)quantizer/", ()),
+  (r"(encoder|decoder)/.*/kernel$", (..., "fsdp?")),
   (r"(linear_path/.*|(post_)?quant_conv)/kernel$", ()),
   (r"(^|/)usage_KV$", ()),
   # Vectors, and what belongs to a text.
@@ -312,23 +316,28 @@ def constrain_whole(tree: PyTree) -> PyTree:
 def constrain(x: jax.Array, name: str) -> jax.Array:
   """Says where an activation lies, by its rule; nothing outside `use_mesh`.
 
-  Unlike a parameter, an activation that an
-  axis does not divide (a batch of one picture) is left whole along it.
-
   Args:
     x: inside of a traced function.
     name: of the rule, with the shape as its suffix.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if jax.sharding.get_abstract_mesh().empty:
     return x
+  return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, name))
+
+
+def activation_spec(shape: Sequence[int], name: str) -> PartitionSpec:
+  """Where an activation lies on the mesh of `use_mesh`.
+
+  Unlike a parameter, one that an axis does not divide (a batch of one picture)
+  is left whole along it.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
   axes = _find(f"activations/{name}", RULES)
   optional = tuple(
     tuple(f"{n.removesuffix(OPTIONAL)}{OPTIONAL}" for n in _names(axis))
     for axis in axes
   )
-  spec = spec_of(name, x.shape, mesh, ((name, optional),))
-  return jax.lax.with_sharding_constraint(x, spec)
+  return spec_of(name, shape[: len(axes)], mesh, ((name, optional),))
 
 
 def axis_size(name: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from star_jax.model.config import StarConfig
+from star_jax.sharding import constrain
 from star_jax.tokenizer.vqvae import VQVAE
 
 
@@ -23,4 +24,5 @@ def teacher_forcing_input(
   """
   by_scale = config.prediction == "scale"
   method = "teacher_forcing_input" if by_scale else "previous_codes"
-  return vqvae.apply({"params": params}, idx_BL, method=method)
+  x_BLCv = vqvae.apply({"params": params}, idx_BL, method=method)
+  return constrain(x_BLCv, "inputs_BLCv")

@@ -21,7 +21,7 @@ import numpy as np
 from einops import rearrange
 
 from star_jax.model.attention import attend
-from star_jax.sharding import constrain
+from star_jax.sharding import SEQUENCE, activation_spec
 
 # Tokens of a block; a multiple of the tiles of a TPU.
 BLOCK = 128
@@ -128,17 +128,31 @@ def sequence_attention(
     scale: factor on the logits.
     weight_BL: see there; in the order of the tokens.
   """
-  q_BNLd = constrain(q_BNLd, "queries_BNLd")
+  shape = q_BNLd.shape
+  queries = activation_spec(shape, "queries_BNLd")
+  bias_BL = None
+  if weight_BL is not None:
+    bias_BL = jnp.log(weight_BL)
+  # By hand: left to the compiler, the gradients of keys and values would be
+  # summed over the devices after every row instead of once.
+  attention = jax.shard_map(
+    functools.partial(_on_one_device, layout=layout, scale=scale),
+    in_specs=(queries,) * 3 + (activation_spec(shape, "weights_BL"),),
+    out_specs=queries,
+    check_vma=False,
+  )
+  return attention(q_BNLd, k_BNLd, v_BNLd, bias_BL)
+
+
+def _on_one_device(
+  q_BNqd, k_BNqd, v_BNqd, bias_BL, *, layout: SequenceLayout, scale: float
+) -> jax.Array:
+  """The device's own queries, R blocks, against all keys."""
   k, v = (
-    layout.collect(constrain(x, "heads_BNLd"), 2) for x in (k_BNLd, v_BNLd)
+    layout.collect(jax.lax.all_gather(x, SEQUENCE, axis=2, tiled=True), 2)
+    for x in (k_BNqd, v_BNqd)
   )
-  bias_BL = None if weight_BL is None else jnp.log(weight_BL)
-  q_RBNqd = rearrange(
-    q_BNLd,
-    "b n (s r q) d -> r b n (s q) d",
-    s=layout.parts,
-    q=layout.block,
-  )
+  q_RBNqd = rearrange(q_BNqd, "b n (r q) d -> r b n q d", q=layout.block)
   out = []
   for rows in row_plan(layout):
     one = jax.checkpoint(
@@ -152,22 +166,18 @@ def sequence_attention(
       )
     )
     out.append(jax.lax.map(one, q_RBNqd[rows.first : rows.last]))
-  out = rearrange(
-    jnp.concatenate(out), "r b n (s q) d -> b n (s r q) d", s=layout.parts
-  )
-  return constrain(out, "queries_BNLd")
+  return rearrange(jnp.concatenate(out), "r b n q d -> b n (r q) d")
 
 
 def _mask(layout: SequenceLayout, rows: Rows) -> jax.Array:
-  """bool [S q, m], True where the query of a row sees the key.
+  """bool [q, m], True where a query of this device's block sees the key.
 
-  Compared inside of the program: as a constant it would be as large as all
+  Compared inside of the program: as a constant it would be as large as the
   logits of the row.
   """
-  size = layout.parts * layout.block
   ends = jnp.asarray(np.cumsum(layout.lengths), jnp.int32)
-  query = jnp.minimum(
-    rows.first * size + jnp.arange(size), layout.num_tokens - 1
-  )
+  block = rows.first * layout.parts + jax.lax.axis_index(SEQUENCE)
+  query = block * layout.block + jnp.arange(layout.block)
+  query = jnp.minimum(query, layout.num_tokens - 1)
   sees = ends[jnp.searchsorted(ends, query, side="right")]
   return jnp.arange(rows.end) < sees[:, None]
