@@ -51,10 +51,11 @@ def main(argv):
     print(config)
     return
   # Imported after the flags are known to be right: jax takes a second.
+  from star_jax.train.checkpoint import quiet_storage
   from star_jax.train.loop import train_and_evaluate
 
-  # Orbax tells its whole life at INFO.
   logging.set_verbosity(logging.WARNING)
+  quiet_storage()
   train_and_evaluate(config, _workdir(), compare_to=_COMPARE_TO.value)
 
 

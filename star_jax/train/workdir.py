@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import threading
 from pathlib import Path
+
+STDOUT = 1
 
 
 class Workdir:
@@ -75,7 +78,8 @@ class StopSignals:
     if self.requested:
       raise KeyboardInterrupt
     self.requested = signal.Signals(number).name
-    print(
-      f"{self.requested}: saving after this step, once more stops at once.",
-      flush=True,
-    )
+    text = f"{self.requested}: saving after this step, once more stops at once."
+    # Not print: the signal may have come in the middle of one, which refuses a
+    # second.
+    with contextlib.suppress(OSError):
+      os.write(STDOUT, f"{text}\n".encode())
