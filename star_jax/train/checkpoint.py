@@ -16,7 +16,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,21 +219,10 @@ class Checkpointer:
 
 
 def quiet_storage() -> None:
-  """For commands: `SaveError` says what Orbax's threads log and print.
-
-  Tracebacks of each of them, when a disk is full.
-  """
+  """For commands: `SaveError` says what each thread of Orbax logs."""
   logging.get_absl_handler().addFilter(
     lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
   )
-  shown = sys.excepthook
-
-  def hook(kind, error, trace):
-    # Of storage that answers a thread which has given up.
-    if str(error) != "Event loop is closed":
-      shown(kind, error, trace)
-
-  sys.excepthook = hook
 
 
 class BestHeldOut:
