@@ -20,7 +20,7 @@ STEPS = 16
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-  """The arguments and the environment of a small transformer run."""
+  """The arguments and the environment of a transformer run."""
   compiled = str(tmp_path_factory.mktemp("compiled"))
   changes = {
     "data": "synthetic",
@@ -31,10 +31,6 @@ def command(tmp_path_factory):
     "checkpoint_every": 4,
     "keep_best": 1,
     "batch_size": 2,
-    "model.depth": 1,
-    "model.width": 16,
-    "model.num_heads": 2,
-    "model.schedule": "(1, 2)",
     "optimizer.ema_decay": 0.9,
   }
   arguments = [
@@ -54,7 +50,7 @@ def command(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unbroken(command, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("unbroken")
-  assert start(command, workdir).wait() == 0
+  finish(command, workdir)
   return workdir
 
 
@@ -69,6 +65,12 @@ def start(command, workdir, **options):
     text=True,
     **options,
   )
+
+
+def finish(command, workdir):
+  run = start(command, workdir)
+  _, said = run.communicate()
+  assert run.returncode == 0, said[-2000:]
 
 
 def wait_for_step(run, workdir, step):
@@ -94,7 +96,7 @@ def test_a_transformer_run_killed_from_outside(command, unbroken, tmp_path):
     time.sleep(rng.uniform(0, 0.05))
     run.kill()
     assert run.wait() == -signal.SIGKILL
-  assert start(command, tmp_path).wait() == 0
+  finish(command, tmp_path)
   check(tmp_path, unbroken)
 
 
@@ -125,5 +127,5 @@ def test_a_full_disk_ends_a_run_in_one_sentence(command, unbroken, tmp_path):
   assert run.wait() == 2
   line = run.stderr.read().splitlines()[-1]
   assert "could not be written to" in line and "(File too large)" in line, line
-  assert start(command, tmp_path).wait() == 0
+  finish(command, tmp_path)
   check(tmp_path, unbroken)
