@@ -57,4 +57,4 @@ def test_restart_is_exact(config, tmp_path):
       ]
     )
   assert rows[0] == rows[1]
-  assert len(rows[0]) == 6 + 2
+  assert len(rows[0]) == 6 + 3
