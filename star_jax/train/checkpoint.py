@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,24 @@ class Checkpointer:
 
 
 def quiet_storage() -> None:
-  """For commands: `SaveError` says what each thread of Orbax logs."""
+  """For commands: `SaveError` says what each thread of Orbax tells.
+
+  On a full disk those are dozens of tracebacks.
+  """
   logging.get_absl_handler().addFilter(
-    lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
+    lambda record: (
+      record.name != "asyncio"
+      and f"{os.sep}orbax{os.sep}" not in record.pathname
+    )
   )
+  shown = sys.unraisablehook
+
+  def hook(unraisable):
+    # Of a write that ends after the thread which asked for it has given up.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      shown(unraisable)
+
+  sys.unraisablehook = hook
 
 
 class BestHeldOut:

@@ -125,7 +125,7 @@ def test_a_full_disk_ends_a_run_in_one_sentence(command, unbroken, tmp_path):
   environment = environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
   run = start((arguments, environment), tmp_path, preexec_fn=limit)
   assert run.wait() == 2
-  line = run.stderr.read().splitlines()[-1]
+  (line,) = run.stderr.read().splitlines()
   assert "could not be written to" in line and "(File too large)" in line, line
   finish(command, tmp_path)
   check(tmp_path, unbroken)
