@@ -49,7 +49,11 @@ def training(stage: str) -> ConfigDict:
   c.eval_batches = 8  # held-out batches per evaluation
   c.sample_every = 1000  # 0: never
   c.checkpoint_every = 500
-  c.keep_checkpoints = 2
+  c.keep_checkpoints = 2  # the newest
+  # Beside them, those of the lowest held-out loss. Checkpoints of steps without
+  # an evaluation, or saved by a signal in the middle of one, are never among
+  # them.
+  c.keep_best = 0
   c.async_checkpoints = True
 
   c.optimizer = optimizer()

@@ -53,14 +53,15 @@ def main(argv):
   if _PRINT_CONFIG.value:
     print(config)
     return
-  # Orbax tells its whole life at INFO.
   logging.set_verbosity(logging.WARNING)
   with distributed.session(distributed.settings_from_flags()):
     # Imported after the flags are known to be right: jax takes a second.
     import jax
 
+    from star_jax.train.checkpoint import quiet_storage
     from star_jax.train.loop import train_and_evaluate
 
+    quiet_storage()
     workdir = _workdir(jax.process_count())
     train_and_evaluate(config, workdir, compare_to=_COMPARE_TO.value)
 

@@ -1,8 +1,10 @@
 """Checkpoints: what is saved, how it is found again, what can go wrong.
 
 A checkpoint is one Orbax step directory with three items: `state` (the whole
-TrainState), `data` (the position of the data iterator) and `identity` (the
-part of the configuration that the arrays depend on). Orbax writes into a
+TrainState), `data` (the position in the data and whatever else of the loop is
+small) and `identity` (the part of the configuration that the arrays depend on);
+`metrics` beside them has the held-out loss where it was measured at that step.
+Orbax writes into a
 temporary directory and renames it when complete, so that what carries a
 number is whole.
 """
@@ -10,9 +12,11 @@ number is whole.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,8 @@ from star_jax.train.state import TrainState
 PyTree = Any
 ITEMS = ("state", "data", "identity")
 UNREADABLE = ".unreadable"
-POSITION = "position"
+# Name of the figure in `metrics`.
+HELDOUT = "heldout_loss"
 
 
 class Checkpointer:
@@ -36,19 +41,40 @@ class Checkpointer:
   Args:
     workdir: the run's directory.
     identity: nested dict of what must not change between save and restore.
-    keep: how many checkpoints stay; older ones are deleted only after a newer
-      one is complete.
+    keep: how many of the newest checkpoints stay; older ones are deleted only
+      after a newer one is complete.
+    keep_best: how many stay beside them, those of the lowest held-out loss.
     asynchronous: write in the background while training goes on.
+
+  Raises:
+    ValueError: nothing would be kept.
   """
 
   def __init__(
-    self, workdir: Path, identity: dict, *, keep: int, asynchronous: bool
+    self,
+    workdir: Path,
+    identity: dict,
+    *,
+    keep: int,
+    keep_best: int = 0,
+    asynchronous: bool,
   ):
+    if keep < 1 or keep_best < 0:
+      raise ValueError(
+        "config.keep_checkpoints is at least 1 and config.keep_best at least"
+        f" 0, got {keep} and {keep_best}."
+      )
     self.directory = Path(workdir).absolute() / "checkpoints"
     self.identity = _plain(identity)
     _report_unfinished(self.directory)
+    policies = ocp.checkpoint_managers
     self._options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep,
+      preservation_policy=policies.AnyPreservationPolicy(
+        [policies.LatestN(keep), BestHeldOut(keep_best)]
+      ),
+      # Orbax writes metrics where it has a function of them.
+      best_fn=lambda metrics: metrics[HELDOUT],
+      best_mode="min",
       enable_async_checkpointing=asynchronous,
       cleanup_tmp_directories=True,
     )
@@ -56,6 +82,12 @@ class Checkpointer:
     self._saving: int | None = None
 
   def _open(self) -> ocp.CheckpointManager:
+    # The manager reads the figures of all checkpoints at once.
+    for step in _complete_steps(self.directory):
+      try:
+        _read_metrics(self.directory / str(step))
+      except ValueError as error:
+        self._rename(step, error)
     return ocp.CheckpointManager(
       self.directory, options=self._options, item_names=ITEMS
     )
@@ -64,8 +96,21 @@ class Checkpointer:
     """Complete checkpoints, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state: TrainState, data_state: Any) -> None:
-    """Starts writing; a failure of the write before is reported here."""
+  def save(
+    self,
+    step: int,
+    state: TrainState,
+    data: dict[str, Any],
+    heldout: float | None = None,
+  ) -> None:
+    """Starts writing; a failure of the write before is reported here.
+
+    Args:
+      step: the number of the checkpoint.
+      state: of the run.
+      data: what JSON can hold.
+      heldout: the held-out loss of this state, if it was measured.
+    """
     try:
       self.wait()
       self._saving = step
@@ -73,9 +118,10 @@ class Checkpointer:
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          data=ocp.args.JsonSave({POSITION: data_state}),
+          data=ocp.args.JsonSave(data),
           identity=ocp.args.JsonSave(self.identity),
         ),
+        metrics={} if heldout is None else {HELDOUT: heldout},
         force=True,
       )
       if not self._options.enable_async_checkpointing:
@@ -114,8 +160,8 @@ class Checkpointer:
 
   def restore_latest(
     self, abstract_state: TrainState
-  ) -> tuple[TrainState, Any] | None:
-    """State and data position of the newest readable checkpoint, or None.
+  ) -> tuple[TrainState, dict[str, Any]] | None:
+    """State and data of the newest readable checkpoint, or None.
 
     A checkpoint that cannot be read is reported, set aside under another name
     and the one before it is tried.
@@ -145,8 +191,7 @@ class Checkpointer:
       except Exception as error:
         self._set_aside(step, error)
         continue
-      # Another form is for the iterator to refuse.
-      return restored.state, saved.data.get(POSITION, saved.data)
+      return restored.state, saved.data
     return None
 
   def _set_aside(self, step: int, error: Exception) -> None:
@@ -156,19 +201,21 @@ class Checkpointer:
         f"Checkpoint {self.directory / str(step)} is unreadable"
         f" ({_reason(error)}); move it away to go on from the one before."
       ) from error
+    self._rename(step, error)
+    self._manager.close()
+    self._manager = self._open()
+
+  def _rename(self, step: int, error: Exception) -> None:
     path = self.directory / str(step)
     aside = path.with_name(f"{step}{UNREADABLE}")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     logging.warning(
-      "Checkpoint %s is unreadable (%s); it is now %s and the one before it"
-      " is tried.",
+      "Checkpoint %s is unreadable (%s); it is now %s and is not looked at.",
       path,
       _reason(error),
       aside.name,
     )
-    self._manager.close()
-    self._manager = self._open()
 
   def close(self) -> None:
     """Waits for the last save and releases the writer threads."""
@@ -176,6 +223,49 @@ class Checkpointer:
       self.wait()
     finally:
       self._manager.close()
+
+
+def quiet_storage() -> None:
+  """For commands: `SaveError` says what each thread of Orbax tells.
+
+  On a full disk those are dozens of tracebacks.
+  """
+  logging.get_absl_handler().addFilter(
+    lambda record: (
+      record.name != "asyncio"
+      and f"{os.sep}orbax{os.sep}" not in record.pathname
+    )
+  )
+  shown = sys.unraisablehook
+
+  def hook(unraisable):
+    # Of a write that ends after the thread which asked for it has given up.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      shown(unraisable)
+
+  sys.unraisablehook = hook
+
+
+class BestHeldOut:
+  """Keeps the `count` checkpoints of the lowest held-out loss.
+
+  Orbax's own policy of this kind also keeps checkpoints without a figure.
+  """
+
+  def __init__(self, count: int):
+    self._count = count
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    """Of Orbax's descriptions of checkpoints, oldest first."""
+    del context
+    losses = {c.step: (c.metrics or {}).get(HELDOUT) for c in checkpoints}
+    measured = [
+      step
+      for step, loss in losses.items()
+      if loss is not None and math.isfinite(loss)
+    ]
+    best = sorted(measured, key=losses.get)[: self._count]
+    return [c.step in best for c in checkpoints]
 
 
 class SaveError(OSError):
@@ -193,9 +283,17 @@ def _reason(error: Exception) -> str:
   return text[:200] or type(error).__name__
 
 
-def _complete_steps(directory: Path, without: int | None) -> list[int]:
+def _complete_steps(directory: Path, without: int | None = None) -> list[int]:
+  if not directory.is_dir():
+    return []
   names = [p.name for p in directory.iterdir() if p.name.isdigit()]
   return sorted(int(name) for name in names if int(name) != without)
+
+
+def _read_metrics(checkpoint: Path) -> dict[str, float]:
+  """The figures of a checkpoint; ValueError: they are damaged."""
+  path = checkpoint / "metrics" / "metrics"
+  return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _report_unfinished(directory: Path) -> None:
@@ -220,7 +318,7 @@ def find_run(run: str | Path) -> tuple[Path, dict]:
   directory = Path(run).absolute()
   if (directory / "checkpoints").is_dir():
     directory = directory / "checkpoints"
-  steps = _complete_steps(directory, None) if directory.is_dir() else []
+  steps = _complete_steps(directory)
   if not steps:
     raise ValueError(
       f"No checkpoint in {run}; config.init_from takes the workdir of a run"

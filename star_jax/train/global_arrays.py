@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from star_jax import sharding as sharding_lib
@@ -88,6 +89,11 @@ def fetch(tree: PyTree) -> PyTree:
     return np.asarray(x)
 
   return jax.tree.map(one, tree)
+
+
+def first_says(value: bool) -> bool:
+  """What the first process knows, on all of them; all have to call it."""
+  return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 class PlacedBatches:

@@ -2,19 +2,22 @@
 
 metrics.jsonl holds one JSON object a line, {"step": n, "split": "train", ...};
 vectors over scales are lists. Lines past the step that a run resumes from are
-removed, so that every step appears once.
+removed, and a row that is there already is not written again, so that every
+step appears once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+
+from star_jax.train.board import Board
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -25,42 +28,73 @@ class RunLog:
   def __init__(self, workdir: Path, step: int):
     self.workdir = Path(workdir)
     self._path = self.workdir / METRICS_FILE
+    self._samples = self.workdir / "samples"
     # A run that starts anew measures step 0 anew.
     before = read_metrics(self.workdir) if step else []
     kept = [r for r in before if r["step"] <= step]
+    self._known = {(row["step"], row["split"]) for row in kept}
     text = "".join(json.dumps(row) + "\n" for row in kept)
     temporary = self._path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(self._path)
-    self._file = self._path.open("a")
-    self._board = SummaryWriter(
-      str(self.workdir / "tensorboard"), purge_step=step + 1 if step else 0
-    )
+    self._board = Board(self.workdir / "tensorboard", step + 1 if step else 0)
 
   def scalars(self, step: int, split: str, metrics: Mapping) -> None:
-    """Scalars and vectors [K]; a vector is one curve per scale."""
+    """Scalars and vectors [K]; a vector is one curve per scale.
+
+    Raises:
+      OSError: they cannot be written, in one sentence.
+    """
+    if self.has_scalars(step, split):
+      return
+    self._known.add((step, split))
     row = {"step": step, "split": split}
-    for name, value in metrics.items():
-      value = np.asarray(value, np.float64)
-      row[name] = value.tolist()
-      if value.ndim == 0:
-        self._board.add_scalar(f"{split}/{name}", float(value), step)
-      for k in range(value.size if value.ndim else 0):
-        self._board.add_scalar(f"{split}/{name}/{k}", float(value[k]), step)
-    self._file.write(json.dumps(row) + "\n")
-    self._file.flush()
+    values = {name: np.asarray(x, np.float64) for name, x in metrics.items()}
+    row |= {name: value.tolist() for name, value in values.items()}
+    with self._explained(step):
+      with self._path.open("a") as f:
+        f.write(json.dumps(row) + "\n")
+      for name, value in values.items():
+        if value.ndim == 0:
+          self._board.scalar(step, f"{split}/{name}", float(value))
+        for k in range(value.size if value.ndim else 0):
+          self._board.scalar(step, f"{split}/{name}/{k}", float(value[k]))
+      self._board.flush()
+
+  def has_scalars(self, step: int, split: str) -> bool:
+    """Whether the row is there, perhaps since before a restart."""
+    return (step, split) in self._known
 
   def picture(self, step: int, name: str, image: Image.Image) -> Path:
-    """Saves samples/<name>-<step>.png and shows it in TensorBoard."""
-    folder = self.workdir / "samples"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}-{step:07d}.png"
-    image.save(path)
-    self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
+    """Saves samples/<name>-<step>.png and shows it in TensorBoard.
+
+    Raises:
+      OSError: as of `scalars`.
+    """
+    path = self._samples / f"{name}-{step:07d}.png"
+    with self._explained(step):
+      self._samples.mkdir(exist_ok=True)
+      image.save(path)
+      self._board.picture(step, name, image)
+      self._board.flush()
     return path
 
+  def has_pictures(self, step: int) -> bool:
+    """Whether there are any of this step."""
+    return any(self._samples.glob(f"*-{step:07d}.png"))
+
+  @contextlib.contextmanager
+  def _explained(self, step: int) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise OSError(
+        f"What step {step} gave could not be written to {self.workdir}"
+        f" ({error.strerror or error}); the same command goes on from the last"
+        " checkpoint there."
+      ) from error
+
   def close(self) -> None:
-    self._file.close()
     self._board.close()
 
 
@@ -73,6 +107,12 @@ class SilentLog:
 
   def picture(self, step: int, name: str, image: Image.Image) -> None:
     pass
+
+  def has_scalars(self, step: int, split: str) -> bool:
+    return False
+
+  def has_pictures(self, step: int) -> bool:
+    return False
 
   def close(self) -> None:
     pass

@@ -27,6 +27,7 @@ from star_jax.train.curves import (
 from star_jax.train.global_arrays import (
   PlacedBatches,
   fetch,
+  first_says,
   local_rows,
   place,
   place_by_rules,
@@ -55,6 +56,11 @@ from star_jax.train.workdir import StopSignals, Workdir
 STAGES = ("tokenizer", "transformer", "refine")
 # Among the collected metrics: of the step's program.
 FLOPS = "flops"
+# In a checkpoint beside the state: of the data, and of steps not yet logged.
+POSITION = "position"
+COLLECTED = "collected"
+# Split of the figures of an evaluation.
+HELDOUT = "heldout"
 
 
 class NonFiniteError(ValueError):
@@ -109,7 +115,7 @@ def train_and_evaluate(
   others = [read_curves(path) for path in compare_to]
   with Workdir(workdir) as path, StopSignals() as signals, _one_voice():
     task = task or build_task(config)
-    summary = _Run(config, path, task).run(signals)
+    summary = _Run(config, path, task, signals).run()
     if jax.process_index():
       return summary
     write_curves(path, path.name)
@@ -129,8 +135,9 @@ def _one_voice():
 class _Run:
   """One call of `train_and_evaluate`."""
 
-  def __init__(self, config, workdir: Path, task: Task):
+  def __init__(self, config, workdir: Path, task: Task, signals: StopSignals):
     self.config = config
+    self.signals = signals
     self.workdir = workdir
     self.task = task
     self.mesh = sharding.make_mesh(config.mesh)
@@ -142,15 +149,19 @@ class _Run:
       workdir,
       task.identity(),
       keep=config.keep_checkpoints,
+      keep_best=config.keep_best,
       asynchronous=config.async_checkpoints,
     )
     self.pending: tuple[int, Any, int] | None = None
     self.collected: list[Any] = []
+    self.heldout: tuple[int, float] | None = None
+    # Whether a signal kept the last step from being measured or drawn.
+    self.owing = False
     self.loss_fn: LossFn | None = None
     self.programs: dict[Any, report.CompiledStep] = {}
 
-  def run(self, signals: StopSignals) -> dict[str, Any]:
-    config = self.config
+  def run(self) -> dict[str, Any]:
+    config, signals = self.config, self.signals
     rows = local_rows(self.mesh, config.batch_size)
     batches = PlacedBatches(
       self.task.train_batches(rows), self.mesh, config.batch_size
@@ -163,8 +174,10 @@ class _Run:
     )
     first_step = self.step
     try:
+      if self.step:
+        self._catch_up()
       if self.step < config.num_steps:
-        self._train(batches, signals)
+        self._train(batches)
       # A run that was stopped before its first step has nothing to save.
       if self.step > first_step:
         self._save(batches)
@@ -173,7 +186,7 @@ class _Run:
       self.log.close()
       self.checkpointer.close()
     exported = None
-    if self.step >= config.num_steps:
+    if self.step >= config.num_steps and not self.owing:
       # Moments are not exported, and take most of the room.
       state = fetch(self.state.replace(opt_state=()))
       if not jax.process_index():
@@ -217,8 +230,19 @@ class _Run:
     print(report.memory_table(abstract, self.mesh), flush=True)
     restored = self.checkpointer.restore_latest(abstract)
     if restored is not None:
-      state, data_state = restored
-      batches.set_state(data_state)
+      state, data = restored
+      if not {POSITION, COLLECTED} <= data.keys():
+        raise ValueError(
+          f"The checkpoints in {self.checkpointer.directory} are of an earlier"
+          " version and hold no position in the data that this one can go on"
+          " from; config.init_from takes their parameters into a new run."
+        )
+      batches.set_state(data[POSITION])
+      self.collected = [
+        {name: np.asarray(value) for name, value in metrics.items()}
+        for metrics in data[COLLECTED]
+      ]
+      self.loss_fn = task.loss_at(int(state.step) - 1)
       print(f"Restored step {int(state.step)} from {self.workdir}", flush=True)
       return state
     state = init_state(task, self.optimizer, config.seed, self.shardings)
@@ -253,8 +277,16 @@ class _Run:
     print(grown.describe(), flush=True)
     return grown.params
 
-  def _train(self, batches: BatchIterator, signals: StopSignals) -> None:
-    config = self.config
+  def _catch_up(self) -> None:
+    """What a stop kept from being measured or drawn at the restored step."""
+    evaluate, sample, _ = self._due_now()
+    if evaluate and not first_says(self.log.has_scalars(self.step, HELDOUT)):
+      self._evaluate()
+    if sample and not first_says(self.log.has_pictures(self.step)):
+      self._draw()
+
+  def _train(self, batches: BatchIterator) -> None:
+    config, signals = self.config, self.signals
     if self.step == 0 and config.eval_every:
       # What a run starts from: of one that inherits, what it was given.
       self._evaluate()
@@ -308,26 +340,32 @@ class _Run:
   def _due(self, every: int) -> bool:
     return bool(every) and self.step % every == 0
 
-  def _between_steps(self, batches: BatchIterator) -> None:
-    """Evaluation, pictures and checkpoints, not counted as training time."""
+  def _due_now(self) -> tuple[bool, bool, bool]:
+    """Whether evaluation, pictures and a checkpoint are due after a step."""
     config = self.config
     last = self.step == config.num_steps
-    evaluate = self._due(config.eval_every) or (last and config.eval_every)
-    sample = self._due(config.sample_every) or (last and config.sample_every)
-    save = self._due(config.checkpoint_every)
+    return (
+      self._due(config.eval_every) or (last and config.eval_every > 0),
+      self._due(config.sample_every) or (last and config.sample_every > 0),
+      self._due(config.checkpoint_every) or last,
+    )
+
+  def _between_steps(self, batches: BatchIterator) -> None:
+    """Evaluation, pictures and checkpoints, not counted as training time."""
+    evaluate, sample, save = self._due_now()
     if not (evaluate or sample or save):
       return
     # A state whose loss has not been looked at is never saved.
     self._read_pending()
     jax.block_until_ready(self.state.step)
     start = time.perf_counter()
-    if save:
-      self._save(batches)
+    # The checkpoint has the held-out loss; pictures can be drawn after a stop.
     if evaluate:
       self._evaluate()
+    if save:
+      self._save(batches)
     if sample:
-      for name, picture in self.task.pictures(self.state).items():
-        self.log.picture(self.step, name, picture)
+      self._draw()
     self.progress.pause(time.perf_counter() - start)
 
   def _read_pending(self) -> None:
@@ -365,24 +403,30 @@ class _Run:
     print(self.progress.line(step, metrics), flush=True)
 
   def _evaluate(self) -> None:
+    """Measures the state; a signal leaves that to the restart."""
     start = time.perf_counter()
     key = place_key(self.config.seed, EVAL_STREAM, self.mesh)
-    collected = [
-      eval_step(
-        self.state.eval_params,
-        self.state.extra,
-        self.frozen,
-        place_whole_batch(batch, self.mesh),
-        jax.random.fold_in(key, i),
-        loss_fn=self.task.loss,
-        mesh=self.mesh,
+    collected = []
+    for i, batch in enumerate(self.task.eval_batches()):
+      if self.signals.requested:
+        self.owing = True
+        return
+      collected.append(
+        eval_step(
+          self.state.eval_params,
+          self.state.extra,
+          self.frozen,
+          place_whole_batch(batch, self.mesh),
+          jax.random.fold_in(key, i),
+          loss_fn=self.task.loss,
+          mesh=self.mesh,
+        )
       )
-      for i, batch in enumerate(self.task.eval_batches())
-    ]
     if not collected:
       return
     metrics = mean_metrics(collected)
-    self.log.scalars(self.step, "heldout", metrics)
+    self.heldout = self.step, float(metrics["loss"])
+    self.log.scalars(self.step, HELDOUT, metrics)
     shown = " ".join(
       f"{name} {float(value):.4g}"
       for name, value in metrics.items()
@@ -394,10 +438,24 @@ class _Run:
       flush=True,
     )
 
+  def _draw(self) -> None:
+    """Sample sheets; a signal leaves them to the restart."""
+    if self.signals.requested:
+      self.owing = True
+      return
+    for name, picture in self.task.pictures(self.state).items():
+      self.log.picture(self.step, name, picture)
+
   def _save(self, batches: BatchIterator) -> None:
-    if self.step not in self.checkpointer.steps():
-      # Logged means never reach across a checkpoint, so that a resumed run
-      # writes the rows of an unbroken one.
-      if self.collected:
-        self._log_train(self.step)
-      self.checkpointer.save(self.step, self.state, batches.get_state())
+    if self.step in self.checkpointer.steps():
+      return
+    # With the figures that wait for their row of means, so that a resumed run
+    # writes the rows of an unbroken one.
+    collected = jax.tree.map(lambda x: np.asarray(x).tolist(), self.collected)
+    step, loss = self.heldout or (None, None)
+    self.checkpointer.save(
+      self.step,
+      self.state,
+      {POSITION: batches.get_state(), COLLECTED: collected},
+      heldout=loss if step == self.step else None,
+    )

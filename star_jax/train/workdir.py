@@ -6,6 +6,7 @@ stop at the same step.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
+
+STDOUT = 1
 
 
 class Workdir:
@@ -110,7 +113,10 @@ class StopSignals:
     self._tell()
 
   def _tell(self) -> None:
-    print(
-      f"{self.requested}: saving after this step, once more stops at once.",
-      flush=True,
-    )
+    if jax.process_index():
+      return
+    text = f"{self.requested}: saving after this step, once more stops at once."
+    # Not print: the signal may have come in the middle of one, which refuses a
+    # second.
+    with contextlib.suppress(OSError):
+      os.write(STDOUT, f"{text}\n".encode())

@@ -1,5 +1,8 @@
 """What can go wrong with checkpoints, and that the one before survives."""
 
+import datetime
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +18,8 @@ from star_jax.train.checkpoint import Checkpointer, load_params
 from star_jax.train.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
+# What Orbax writes down of a checkpoint.
+FACTS = "_CHECKPOINT_METADATA"
 IDENTITY = {"stage": "fake", "model": {"schedule": (1, 2), "depth": 2}}
 
 
@@ -29,8 +34,9 @@ def state(value, size=3):
   )
 
 
-def checkpointer(workdir, identity=IDENTITY, keep=2, asynchronous=True):
-  return Checkpointer(workdir, identity, keep=keep, asynchronous=asynchronous)
+def checkpointer(workdir, identity=IDENTITY, **options):
+  options = {"keep": 2, "keep_best": 0, "asynchronous": True} | options
+  return Checkpointer(workdir, identity, **options)
 
 
 def save(workdir, *values, **options):
@@ -102,6 +108,52 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
   # The number is free again.
   save(tmp_path, 2)
   assert int(restore(tmp_path)[0].step) == 2
+
+
+def test_the_best_stay_beside_the_newest(tmp_path):
+  heldout = [None, 3.0, None, 2.0, 2.5, float("nan"), 2.75]
+  kept = []
+  for step, loss in enumerate(heldout, 1):
+    # Opened anew each time: the figures come back from the checkpoints.
+    saver = checkpointer(tmp_path, keep=1, keep_best=2)
+    saver.save(step, state(step), {}, heldout=loss)
+    saver.close()
+    kept.append(sorted(int(p.name) for p in saver.directory.iterdir()))
+  # 1 has no figure, 3 none either, 6 none that counts.
+  assert kept == [[1], [2], [2, 3], [2, 4], [4, 5], [4, 5, 6], [4, 5, 7]]
+  assert int(restore(tmp_path)[0].step) == 7
+
+
+def test_damaged_figures_of_a_checkpoint_do_not_stop_a_run(tmp_path, caplog):
+  save(tmp_path, 1, 2)
+  directory = tmp_path / "checkpoints"
+  (directory / "1" / "metrics" / "metrics").write_text("")
+  assert int(restore(tmp_path)[0].step) == 2
+  assert f"{directory / '1'} is unreadable" in caplog.text
+
+
+def test_keeping_nothing_is_refused(tmp_path):
+  for options in ({"keep": 0}, {"keep_best": -1}):
+    with pytest.raises(ValueError, match="keep_checkpoints is at least 1"):
+      checkpointer(tmp_path, **options)
+
+
+def test_times_of_files_do_not_matter(tmp_path):
+  """The newest is the one of the highest step, whatever a clock said."""
+  save(tmp_path, 1, 2)
+  directory = tmp_path / "checkpoints"
+  for step, year in ((1, 2100), (2, 1990)):
+    told = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC).timestamp()
+    facts = json.loads((directory / str(step) / FACTS).read_text())
+    for name in ("init_timestamp_nsecs", "commit_timestamp_nsecs"):
+      assert name in facts
+      facts[name] = int(told * 1e9)
+    (directory / str(step) / FACTS).write_text(json.dumps(facts))
+    for path in [*(directory / str(step)).rglob("*"), directory / str(step)]:
+      os.utime(path, (told, told))
+  assert int(restore(tmp_path)[0].step) == 2
+  save(tmp_path, 3)
+  assert sorted(os.listdir(directory)) == ["2", "3"]
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path):

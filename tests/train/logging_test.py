@@ -1,4 +1,6 @@
 import json
+import re
+import resource
 
 import numpy as np
 import pytest
@@ -102,3 +104,52 @@ def test_a_file_that_holds_no_curves_is_refused(tmp_path, text):
     curves.read_curves(path)
   with pytest.raises(ValueError, match=r"No curves at .*absent"):
     curves.read_curves(tmp_path / "absent")
+
+
+@pytest.fixture
+def full_disk():
+  """A limit on file size makes writes fail, as a full disk does."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  yield lambda size: resource.setrlimit(
+    resource.RLIMIT_FSIZE, (size, before[1])
+  )
+  resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("scales", [1, 8])
+def test_a_full_disk_is_an_error_and_never_a_wait(tmp_path, full_disk, scales):
+  """Of many scales the curves outgrow the limit long before the rows."""
+  log = RunLog(tmp_path, 0)
+  full_disk(3_000)
+  said = []
+  for step in range(1, 101):
+    try:
+      log.scalars(step, "train", {"loss_k": np.ones(scales)})
+    except OSError as error:
+      said.append(str(error))
+  assert len(said) > 20
+  for text in said:
+    assert re.match(
+      rf"What step \d+ gave could not be written to {tmp_path} \(File too", text
+    )
+  log.close()
+
+
+def test_restarts_within_a_second_keep_their_curves(tmp_path):
+  write(tmp_path, [1, 2])
+  write(tmp_path, [3], start=2)
+  found = sorted((tmp_path / "tensorboard").iterdir())
+  assert len(found) == 2
+  assert [path.read_bytes().count(b"train/loss_k/1") for path in found] == [
+    2,
+    1,
+  ]
+
+
+def test_a_row_that_is_there_is_not_written_again(tmp_path):
+  write(tmp_path, [1, 2])
+  log = RunLog(tmp_path, 2)
+  assert log.has_scalars(2, "train") and not log.has_scalars(2, "heldout")
+  log.scalars(2, "train", {"loss": 9.0})
+  log.close()
+  assert [row["loss"] for row in read_metrics(tmp_path)] == [1.0, 0.5]

@@ -3,20 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from star_jax.train.logging import read_metrics
 from star_jax.train.loop import NonFiniteError, build_task, train_and_evaluate
 from tests.train import fake
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def losses(workdir, split="train"):
@@ -96,34 +89,111 @@ def test_a_signal_saves_and_the_restart_repeats_nothing(
   )
 
 
-def test_a_killed_run_goes_on_with_the_losses_of_an_unbroken_one(
-  unbroken, tmp_path
+class Stopping(fake.FakeTask):
+  """Asks for a stop in the middle of an evaluation or of drawing."""
+
+  def __init__(self, config, evaluation=-1, drawing=-1):
+    super().__init__(config)
+    self.evaluation, self.drawing = evaluation, drawing
+    self.evaluations = self.drawings = 0
+
+  def eval_batches(self):
+    for i, batch in enumerate(super().eval_batches()):
+      if i == 1 and self.evaluations == self.evaluation:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+    self.evaluations += 1
+
+  def pictures(self, state):
+    if self.drawings == self.drawing:
+      os.kill(os.getpid(), signal.SIGTERM)
+    self.drawings += 1
+    return super().pictures(state)
+
+
+PICTURES = {"eval_batches": 3, "sample_every": 4}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("drawn")
+  run(workdir, **PICTURES)
+  return workdir
+
+
+@pytest.mark.parametrize("asks", [1, 2])
+def test_a_signal_cuts_an_evaluation_which_the_restart_repeats(
+  asks, drawn, tmp_path
 ):
-  script = f"""
-    import os, signal, sys
-    sys.path[:0] = [{str(ROOT)!r}, {str(Path(fake.__file__).parent)!r}]
-    import fake
-    import jax
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", {jax.device_count()})
-    jax.config.update("jax_default_matmul_precision", "highest")
-    from star_jax.train.loop import train_and_evaluate
+  config = fake.config(**PICTURES)
+  stopping = Stopping(config, evaluation=asks)
+  summary = train_and_evaluate(config, tmp_path, task=stopping)
+  step = 4 * asks
+  assert summary == {"step": step, "stopped": "SIGTERM", "exported": None}
+  assert step not in losses(tmp_path, "heldout")
+  assert not list(tmp_path.glob(f"samples/*{step}.png"))
+  summary = run(tmp_path, **PICTURES)
+  assert summary["exported"].exists()
+  assert losses(tmp_path, "heldout") == losses(drawn, "heldout")
+  assert losses(tmp_path) == losses(drawn)
+  names = [sorted(os.listdir(w / "samples")) for w in (tmp_path, drawn)]
+  assert names[0] == names[1]
 
-    def die(step):
-      if step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    config = fake.config(async_checkpoints=False)
-    task = fake.FakeTask(config, on_step=die)
-    train_and_evaluate(config, {str(tmp_path)!r}, task=task)
-  """
-  died = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(script)], capture_output=True
+def test_the_checkpoint_is_there_before_pictures_are_drawn(tmp_path):
+  config = fake.config(**PICTURES, checkpoint_every=4)
+  seen = []
+
+  class Looking(fake.FakeTask):
+    def pictures(self, state):
+      seen.append(os.listdir(tmp_path / "checkpoints"))
+      return super().pictures(state)
+
+  config.async_checkpoints = False
+  train_and_evaluate(config, tmp_path, task=Looking(config))
+  assert seen == [["4"], ["4", "8"]] or seen == [["4"], ["8", "4"]]
+
+
+def test_means_reach_across_a_stop(tmp_path):
+  """A row of means is that of an unbroken run, wherever it was stopped."""
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  run(whole, log_every=4)
+  config = fake.config(log_every=4)
+
+  def stop(step):
+    if step in (2, 7):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  for reached in (2, 7, 8):
+    task = fake.FakeTask(config, on_step=stop)
+    assert train_and_evaluate(config, broken, task=task)["step"] == reached
+  assert list(losses(whole)) == [4, 8]
+  assert losses(broken) == losses(whole)
+
+
+def test_the_best_checkpoint_stays_and_the_newest_is_taken(tmp_path):
+  class Worse(fake.FakeTask):
+    """Every evaluation is harder than the one before."""
+
+    evaluations = 0
+
+    def eval_batches(self):
+      self.evaluations += 1
+      batches = super().eval_batches()
+      return [b | {"y": b["y"] + 10 * self.evaluations} for b in batches]
+
+  config = fake.config(
+    keep_best=1, keep_checkpoints=1, checkpoint_every=1, num_steps=7
   )
-  assert died.returncode == -signal.SIGKILL, died.stderr.decode()[-2000:]
-  assert max(losses(tmp_path)) < 8
-  run(tmp_path)
-  assert losses(tmp_path) == losses(unbroken)
+  train_and_evaluate(config, tmp_path, task=Worse(config))
+  heldout = losses(tmp_path, "heldout")
+  assert heldout[4] < heldout[7]
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "7"]
+  config.num_steps = 9
+  summary = train_and_evaluate(config, tmp_path, task=Worse(config))
+  # The row of step 7 is not written twice, those after it are new.
+  assert list(losses(tmp_path)) == list(range(1, 10)) and summary["step"] == 9
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["8", "9"]
 
 
 def test_a_finished_run_trains_no_further(unbroken):
