@@ -1,5 +1,7 @@
 """Meshes, rules, and that a sharded model is the unsharded one."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +120,8 @@ def text_encoders():
 
 
 def every_tree():
-  for preset in PRESETS.values():
+  level = {**PRESETS["test"], "adaptive_norm": "level"}
+  for preset in (*PRESETS.values(), level):
     config = StarConfig.from_dict(dict(preset))
     yield parameter_tree(Star(config))
   for name, head in REFINE_HEADS.items():
@@ -137,6 +140,21 @@ def test_every_parameter_of_every_preset_has_a_rule_that_divides_it():
     for leaf in jax.tree.leaves(sharding.shardings_of(tree, mesh)):
       cut += any(leaf.spec)
   assert cut > 100
+
+
+def test_no_rule_is_left_without_a_parameter():
+  needed = set()
+  for tree in every_tree():
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+      name = sharding.path_name(path)
+      needed.add(next(p for p, _ in sharding.RULES if re.search(p, name)))
+  rest = {p for p, _ in sharding.RULES if "activations/" not in p} - needed
+  # What a state or a batch holds beside parameters.
+  assert rest == {
+    r"(^|/)usage_KV$",
+    r"(^|/)null(/|$)",
+    r"(^|/)(step|count|ns_coeffs)$",
+  }
 
 
 # --- the same numbers
