@@ -39,6 +39,12 @@ _COMPARE_TO = flags.DEFINE_multi_string(
   "curves.json of another run; its curves are drawn with this run's into"
   " curves.png in the workdir.",
 )
+_PROFILE_STEPS = flags.DEFINE_string(
+  "profile_steps",
+  "",
+  "First and last step of a trace that is written into the folder profile of"
+  " the workdir, such as 10:15.",
+)
 
 
 def main(argv):
@@ -55,7 +61,12 @@ def main(argv):
 
   # Orbax tells its whole life at INFO.
   logging.set_verbosity(logging.WARNING)
-  train_and_evaluate(config, _workdir(), compare_to=_COMPARE_TO.value)
+  train_and_evaluate(
+    config,
+    _workdir(),
+    compare_to=_COMPARE_TO.value,
+    profile_steps=_PROFILE_STEPS.value,
+  )
 
 
 def _workdir() -> Path:

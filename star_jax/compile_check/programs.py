@@ -147,6 +147,7 @@ def training_program(config, sharding: Sharding = None) -> Program:
     *arguments,
     loss_fn=task.loss_at(config.num_steps),
     optimizer=optimizer,
+    accumulate=config.accumulate,
   )
   return Program(lowered, arguments)
 
@@ -180,7 +181,8 @@ def layer_program(
   sharding: Sharding = None,
 ) -> Program:
   """Forward and backward of one whole layer over all L tokens, recomputed as
-  with remat: self-attention, cross-attention, MLP, and all their gradients.
+  with remat "layer": self-attention, cross-attention, MLP, and all their
+  gradients.
 
   Raises:
     ValueError: a model whose layers are modulated by a condition.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +23,17 @@ from star_jax.train.curves import (
 from star_jax.train.global_arrays import (
   PlacedBatches,
   fetch,
+  on_devices,
   place,
   place_batch,
   place_by_rules,
+  state_shardings,
 )
 from star_jax.train.grow import load_grown
+from star_jax.train.guard import check_skipped, mean_of_steps
 from star_jax.train.logging import Progress, RunLog, format_seconds
 from star_jax.train.optimizer import build_optimizer
+from star_jax.train.profile import Profiler
 from star_jax.train.state import (
   EVAL_STREAM,
   TRAIN_STREAM,
@@ -44,12 +47,6 @@ from star_jax.train.task import Batch, BatchIterator, LossFn, Task
 from star_jax.train.workdir import StopSignals, Workdir
 
 STAGES = ("tokenizer", "transformer", "refine")
-# Among the collected metrics: of the step's program.
-FLOPS = "flops"
-
-
-class NonFiniteError(ValueError):
-  """The loss is nan or infinite."""
 
 
 def build_task(config) -> Task:
@@ -78,6 +75,7 @@ def train_and_evaluate(
   *,
   task: Task | None = None,
   compare_to: Sequence[str] = (),
+  profile_steps: str = "",
 ) -> dict[str, Any]:
   """Trains until `config.num_steps` or until a signal asks to stop.
 
@@ -89,6 +87,7 @@ def train_and_evaluate(
     task: instead of the one that config.stage names (tests).
     compare_to: curves.json files of other runs, drawn together with this
       run's into curves.png.
+    profile_steps: "10:15" traces these steps, see `profile.Profiler`.
 
   Returns:
     Summary: "step" reached, "stopped" (the signal's name or None), "exported"
@@ -96,8 +95,9 @@ def train_and_evaluate(
   """
   others = [read_curves(path) for path in compare_to]
   with Workdir(workdir) as path, StopSignals() as signals:
+    profiler = Profiler(profile_steps, config.num_steps, path)
     task = task or build_task(config)
-    summary = _Run(config, path, task).run(signals)
+    summary = _Run(config, path, task, profiler).run(signals)
     write_curves(path, path.name)
     if others:
       runs = [run_curves(path, path.name), *others]
@@ -108,12 +108,13 @@ def train_and_evaluate(
 class _Run:
   """One call of `train_and_evaluate`."""
 
-  def __init__(self, config, workdir: Path, task: Task):
+  def __init__(self, config, workdir: Path, task: Task, profiler: Profiler):
     self.config = config
     self.workdir = workdir
     self.task = task
+    self.profiler = profiler
     self.mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(self.mesh, config.batch_size)
+    sharding.check_batch(self.mesh, config.batch_size, config.accumulate)
     self.optimizer = build_optimizer(config.optimizer, config.num_steps)
     self.key = stream_key(config.seed, TRAIN_STREAM)
     self.checkpointer = Checkpointer(
@@ -122,8 +123,8 @@ class _Run:
       keep=config.keep_checkpoints,
       asynchronous=config.async_checkpoints,
     )
-    self.pending: tuple[int, Any, int] | None = None
-    self.collected: list[Any] = []
+    self.pending: tuple[int, Any, report.CompiledStep] | None = None
+    self.collected: list[tuple[Any, report.CompiledStep]] = []
     self.loss_fn: LossFn | None = None
     self.programs: dict[Any, report.CompiledStep] = {}
 
@@ -135,6 +136,7 @@ class _Run:
     self.frozen = place_by_rules(self.task.frozen, self.mesh)
     self.state = self._initial_state(batches)
     self.step = int(self.state.step)
+    self.profiler.check_start(self.step)
     self.log = RunLog(self.workdir, self.step)
     first_step = self.step
     try:
@@ -145,12 +147,13 @@ class _Run:
         self._save(batches)
       self.checkpointer.wait()
     finally:
+      self.profiler.close()
       self.log.close()
       self.checkpointer.close()
     exported = None
     if self.step >= config.num_steps:
       # Moments are not exported, and take most of the room.
-      state = fetch(self.state.replace(opt_state=()))
+      state = fetch(self._readable_state().replace(opt_state=()))
       exported = self.task.export(state, self.workdir)
       print(f"Finished {self.step} steps; the model is in {exported}.")
     elif self.step > 0:
@@ -180,7 +183,9 @@ class _Run:
     abstract = jax.eval_shape(
       lambda key: create_state(task, self.optimizer, key), jax.random.key(0)
     )
-    self.shardings = sharding.shardings_of(abstract, self.mesh)
+    self.shardings = state_shardings(
+      abstract, self.mesh, config.optimizer.ema_on_host
+    )
     abstract = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       abstract,
@@ -204,7 +209,7 @@ class _Run:
         ema_params=jax.tree.map(jax.numpy.copy, params) if averaged else None,
       )
       print(f"Parameters from {config.init_from}", flush=True)
-      return state
+      return place(state, self.shardings)
     position = batches.get_state()
     state = place(task.start(state, batches), self.shardings)
     batches.set_state(position)
@@ -226,6 +231,11 @@ class _Run:
     print(grown.describe(), flush=True)
     return grown.params
 
+  def _readable_state(self) -> TrainState:
+    """As tasks read it."""
+    on_host = self.optimizer.ema_on_host
+    return on_devices(self.state) if on_host else self.state
+
   def _train(self, batches: BatchIterator, signals: StopSignals) -> None:
     config = self.config
     if self.step == 0 and config.eval_every:
@@ -236,14 +246,16 @@ class _Run:
     while self.step < config.num_steps and not signals.requested:
       batch = next(batches) if batch is None else batch
       self._compile(self.task.loss_at(self.step), batch)
-      self.state, metrics = self.compiled.call(
-        self.state, self.frozen, batch, self.key
-      )
+      with self.profiler.before(self.step + 1, self.state):
+        self.state, metrics = self.compiled.call(
+          self.state, self.frozen, batch, self.key
+        )
       self.step += 1
+      self.progress.pause(self.profiler.after(self.step, self.state))
       self._read_pending()
-      self.pending = (self.step, metrics, self.compiled.flops)
+      self.pending = (self.step, metrics, self.compiled)
       if self._due(self.task.maintain_every):
-        state = self.task.maintain(self.state, batch, self.key)
+        state = self.task.maintain(self._readable_state(), batch, self.key)
         self.state = place(state, self.shardings)
       batch = None
       self._between_steps(batches)
@@ -273,6 +285,7 @@ class _Run:
       loss_fn=loss_fn,
       optimizer=self.optimizer,
       mesh=self.mesh,
+      accumulate=self.config.accumulate,
     )
     self.programs[shape] = self.compiled
     print(self.compiled.describe(self.config.batch_size), flush=True)
@@ -299,7 +312,8 @@ class _Run:
     if evaluate:
       self._evaluate()
     if sample:
-      for name, picture in self.task.pictures(self.state).items():
+      pictures = self.task.pictures(self._readable_state())
+      for name, picture in pictures.items():
         self.log.picture(self.step, name, picture)
     self.progress.pause(time.perf_counter() - start)
 
@@ -310,39 +324,32 @@ class _Run:
     """
     if self.pending is None:
       return
-    (step, metrics, flops), self.pending = self.pending, None
+    (step, metrics, program), self.pending = self.pending, None
     metrics = jax.device_get(metrics)
-    if not math.isfinite(float(metrics["loss"])):
-      steps = self.checkpointer.steps()
-      kept = f"checkpoint {steps[-1]}" if steps else "no checkpoint"
-      raise NonFiniteError(
-        f"The loss became {float(metrics['loss'])} at step {step} (it was"
-        f" finite up to step {step - 1}); {kept} is the last saved state. A"
-        " lower optimizer.learning_rate or clip_norm may help."
-      )
-    self.collected.append(metrics | {FLOPS: flops})
+    check_skipped(
+      step, metrics, self.config.max_skipped, self.checkpointer.steps()
+    )
+    self.collected.append((metrics, program))
     if step % self.config.log_every == 0 or step == self.config.num_steps:
       self._log_train(step)
 
   def _log_train(self, step: int) -> None:
-    means = jax.tree.map(
-      lambda *x: np.mean(np.asarray(x, np.float64), axis=0), *self.collected
-    )
+    metrics, programs = zip(*self.collected)
     self.collected = []
     rates = self.progress.rates(step)
-    flops_per_second = means.pop(FLOPS) * rates["steps_per_second"]
-    rates["gflops_per_second"] = flops_per_second / 1e9
+    rates |= report.speeds(programs, rates["steps_per_second"], self.mesh)
     rates["peak_memory_gib"] = report.peak_memory_bytes() / 2**30
-    metrics = means | rates
+    metrics = mean_of_steps(metrics) | rates
     self.log.scalars(step, "train", metrics)
     print(self.progress.line(step, metrics), flush=True)
 
   def _evaluate(self) -> None:
     start = time.perf_counter()
     key = stream_key(self.config.seed, EVAL_STREAM)
+    params = self._readable_state().eval_params
     collected = [
       eval_step(
-        self.state.eval_params,
+        params,
         self.state.extra,
         self.frozen,
         place_batch(batch, self.mesh, self.config.batch_size),

@@ -30,7 +30,7 @@ VARIANTS = {
   "blocked": {
     "schedule": [1, [1, 2], [3, 4]],
     "query_block": 4,
-    "remat": True,
+    "remat": "layer",
   },
   "absolute": {"position": "absolute", "attn_l2_norm": False},
   "both positions": {"position": "rope+absolute"},

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from star_jax.train.guard import NonFiniteError
 from star_jax.train.logging import read_metrics
-from star_jax.train.loop import NonFiniteError, build_task, train_and_evaluate
+from star_jax.train.loop import build_task, train_and_evaluate
 from tests.train import fake
 
 ROOT = Path(__file__).resolve().parents[2]
