@@ -74,6 +74,8 @@ def test_what_a_mesh_does_not_divide():
   mesh = make_mesh(fsdp=2, tensor=4)
   with pytest.raises(ValueError, match=r"batch_size = 3 .* 2 parts"):
     sharding.check_batch(mesh, 3)
+  with pytest.raises(ValueError, match=r"accumulate = 3 times the 2 parts"):
+    sharding.check_batch(mesh, 8, 3)
   with pytest.raises(ValueError, match=r"tensor = 4 .* 30 heads"):
     sharding.check_heads(mesh, 30)
   with pytest.raises(ValueError, match=r"fsdp = 2 does not divide head/kernel"):

@@ -60,6 +60,25 @@ def test_step_lowers_the_loss_and_tracks_usage(pieces):
   assert np.isfinite(evaluated["psnr"])
 
 
+def test_parts_of_a_batch_count_the_same_codes(pieces):
+  task, optimizer, state = pieces
+  batch = next(task.train_batches())
+  found = [
+    quick.train_step(
+      copied(state),
+      {},
+      batch,
+      jax.random.key(0),
+      loss_fn=task.loss,
+      optimizer=optimizer,
+      accumulate=accumulate,
+    )[0].extra["usage_KV"]
+    for accumulate in (1, 2)
+  ]
+  assert np.any(found[0] != state.extra["usage_KV"])
+  np.testing.assert_allclose(*found, rtol=1e-6)
+
+
 def test_codebook_starts_from_features_in_parameters_and_average(pieces):
   task, _, state = pieces
   before = state.params["quantizer"]["codebook_VCv"]
