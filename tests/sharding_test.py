@@ -217,7 +217,7 @@ def test_loss_and_gradients_are_those_of_one_device(axes, whole):
 @pytest.mark.parametrize(
   "changes",
   [
-    {"adaptive_norm": "level", "remat": True},
+    {"adaptive_norm": "level", "remat": "layer"},
     {"position": "absolute", "attn_l2_norm": False},
   ],
   ids=str,
