@@ -33,10 +33,10 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
   def one(x, sharding):
     if isinstance(x, jax.Array) and x.sharding == sharding:
       return x
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-      return jax.jit(lambda x: x, out_shardings=sharding)(x)
     if sharding.is_fully_addressable:
       return jax.device_put(x, sharding)
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return jax.jit(lambda x: x, out_shardings=sharding)(x)
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 

@@ -30,8 +30,7 @@ from star_jax.train.global_arrays import (
   state_shardings,
 )
 from star_jax.train.grow import load_grown
-from star_jax.train.guard import check_skipped, mean_of_steps
-from star_jax.train.logging import Progress, RunLog, format_seconds
+from star_jax.train.logging import RunLog, format_seconds
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.profile import Profiler
 from star_jax.train.state import (
@@ -43,6 +42,7 @@ from star_jax.train.state import (
   stream_key,
 )
 from star_jax.train.step import eval_step, mean_metrics, train_step
+from star_jax.train.step_log import StepLog
 from star_jax.train.task import Batch, BatchIterator, LossFn, Task
 from star_jax.train.workdir import StopSignals, Workdir
 
@@ -123,8 +123,6 @@ class _Run:
       keep=config.keep_checkpoints,
       asynchronous=config.async_checkpoints,
     )
-    self.pending: tuple[int, Any, report.CompiledStep] | None = None
-    self.collected: list[tuple[Any, report.CompiledStep]] = []
     self.loss_fn: LossFn | None = None
     self.programs: dict[Any, report.CompiledStep] = {}
 
@@ -242,7 +240,9 @@ class _Run:
       # What a run starts from: of one that inherits, what it was given.
       self._evaluate()
     batch = next(batches)
-    self.progress = Progress(self.step, config.num_steps, config.batch_size)
+    self.steps = StepLog(
+      config, self.step, self.log, self.mesh, self.checkpointer.steps
+    )
     while self.step < config.num_steps and not signals.requested:
       batch = next(batches) if batch is None else batch
       self._compile(self.task.loss_at(self.step), batch)
@@ -251,23 +251,22 @@ class _Run:
           self.state, self.frozen, batch, self.key
         )
       self.step += 1
-      self.progress.pause(self.profiler.after(self.step, self.state))
-      self._read_pending()
-      self.pending = (self.step, metrics, self.compiled)
+      self.steps.pause(self.profiler.after(self.step, self.state))
+      self.steps.read()
+      self.steps.add(self.step, metrics, self.compiled)
       if self._due(self.task.maintain_every):
         state = self.task.maintain(self._readable_state(), batch, self.key)
         self.state = place(state, self.shardings)
       batch = None
       self._between_steps(batches)
-    self._read_pending()
+    self.steps.read()
 
   def _compile(self, loss_fn: LossFn, batch: Batch) -> None:
     """The program of the next step; batches of each shape have their own."""
     if loss_fn != self.loss_fn:
       # Logged means never reach across: another loss has other figures.
-      self._read_pending()
-      if self.collected:
-        self._log_train(self.step)
+      self.steps.read()
+      self.steps.write(self.step)
       self.programs = {}
     self.loss_fn = loss_fn
     # What is static in a batch is part of its structure.
@@ -289,7 +288,7 @@ class _Run:
     )
     self.programs[shape] = self.compiled
     print(self.compiled.describe(self.config.batch_size), flush=True)
-    self.progress.pause(time.perf_counter() - start)
+    self.steps.pause(time.perf_counter() - start)
 
   def _due(self, every: int) -> bool:
     return bool(every) and self.step % every == 0
@@ -304,7 +303,7 @@ class _Run:
     if not (evaluate or sample or save):
       return
     # A state whose loss has not been looked at is never saved.
-    self._read_pending()
+    self.steps.read()
     jax.block_until_ready(self.state.step)
     start = time.perf_counter()
     if save:
@@ -315,33 +314,7 @@ class _Run:
       pictures = self.task.pictures(self._readable_state())
       for name, picture in pictures.items():
         self.log.picture(self.step, name, picture)
-    self.progress.pause(time.perf_counter() - start)
-
-  def _read_pending(self) -> None:
-    """Fetches the metrics of the step before the one now running.
-
-    One step late, so that the device always has work queued.
-    """
-    if self.pending is None:
-      return
-    (step, metrics, program), self.pending = self.pending, None
-    metrics = jax.device_get(metrics)
-    check_skipped(
-      step, metrics, self.config.max_skipped, self.checkpointer.steps()
-    )
-    self.collected.append((metrics, program))
-    if step % self.config.log_every == 0 or step == self.config.num_steps:
-      self._log_train(step)
-
-  def _log_train(self, step: int) -> None:
-    metrics, programs = zip(*self.collected)
-    self.collected = []
-    rates = self.progress.rates(step)
-    rates |= report.speeds(programs, rates["steps_per_second"], self.mesh)
-    rates["peak_memory_gib"] = report.peak_memory_bytes() / 2**30
-    metrics = mean_of_steps(metrics) | rates
-    self.log.scalars(step, "train", metrics)
-    print(self.progress.line(step, metrics), flush=True)
+    self.steps.pause(time.perf_counter() - start)
 
   def _evaluate(self) -> None:
     start = time.perf_counter()
@@ -378,6 +351,5 @@ class _Run:
     if self.step not in self.checkpointer.steps():
       # Logged means never reach across a checkpoint, so that a resumed run
       # writes the rows of an unbroken one.
-      if self.collected:
-        self._log_train(self.step)
+      self.steps.write(self.step)
       self.checkpointer.save(self.step, self.state, batches.get_state())
