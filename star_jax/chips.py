@@ -1,10 +1,9 @@
 """What accelerators can do at most, by the name that jax gives them.
 
 Dense products of bfloat16 with float32 sums, FLOP/s of one jax device. Sources:
-the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Google Cloud TPU
-documentation (v2 and v3: Jouppi et al., arXiv 2304.01433, and its references;
-a jax device is one of their two cores), NVIDIA's data sheets of V100 (tensor
-cores, float16), A100, L4, L40S, H100, H200 and B200, without sparsity.
+the pages on versions v2 to v6e in the Google Cloud TPU documentation (a chip of
+v2 or v3 is two jax devices); NVIDIA's data sheets of A100, L4, L40S, H100, H200
+and B200, without sparsity.
 """
 
 from __future__ import annotations

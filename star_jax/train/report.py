@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from star_jax.chips import peak_flops
 from star_jax.sharding import path_name
 from star_jax.train import flops as flops_lib
+from star_jax.train.global_arrays import HOST_MEMORY
 
 PyTree = Any
 
@@ -51,6 +52,8 @@ def memory_table(state: PyTree, mesh: Mesh) -> str:
     cut = tuple(leaf.sharding.spec) if part == "params" else ""
     whole = math.prod(leaf.shape) * leaf.dtype.itemsize
     here = math.prod(leaf.sharding.shard_shape(leaf.shape))
+    if leaf.sharding.memory_kind == HOST_MEMORY:
+      name, here = "(as the parameters, on the host)", 0
     row = rows.setdefault((f"{part} {name}", _cut_text(cut)), [0, 0])
     row[0] += whole
     row[1] += here * leaf.dtype.itemsize

@@ -161,7 +161,7 @@ def test_too_many_skipped_steps_in_a_row_name_their_range(tmp_path, accumulate):
   assert rows[8]["skipped"] == 3 and np.isfinite(rows[6]["loss"])
 
 
-def test_an_average_on_the_host_makes_the_same_run(unbroken, tmp_path):
+def test_an_average_on_the_host_makes_the_same_run(unbroken, tmp_path, capsys):
   config = fake.config()
   config.optimizer.ema_on_host = True
 
@@ -185,6 +185,9 @@ def test_an_average_on_the_host_makes_the_same_run(unbroken, tmp_path):
     np.load(tmp_path / "exported.npy"), np.load(unbroken / "exported.npy")
   )
   assert kinds == ["device"] * 4
+  assert (
+    "ema_params (as the parameters, on the host)" in capsys.readouterr().out
+  )
   inherited = fake.config(init_from=str(unbroken), num_steps=1)
   inherited.optimizer.ema_on_host = True
   start = tmp_path / "start"
