@@ -94,8 +94,8 @@ def train_and_evaluate(
     (path or None).
   """
   others = [read_curves(path) for path in compare_to]
+  profiler = Profiler(profile_steps, config.num_steps, Path(workdir))
   with Workdir(workdir) as path, StopSignals() as signals:
-    profiler = Profiler(profile_steps, config.num_steps, path)
     task = task or build_task(config)
     summary = _Run(config, path, task, profiler).run(signals)
     write_curves(path, path.name)
