@@ -41,7 +41,13 @@ from star_jax.train.state import (
   init_state,
   stream_key,
 )
-from star_jax.train.step import eval_step, mean_metrics, train_step
+from star_jax.train.step import (
+  eval_step,
+  join_average,
+  mean_metrics,
+  split_average,
+  train_step,
+)
 from star_jax.train.step_log import StepLog
 from star_jax.train.task import Batch, BatchIterator, LossFn, Task
 from star_jax.train.workdir import StopSignals, Workdir
@@ -247,9 +253,9 @@ class _Run:
       batch = next(batches) if batch is None else batch
       self._compile(self.task.loss_at(self.step), batch)
       with self.profiler.before(self.step + 1, self.state):
-        self.state, metrics = self.compiled.call(
-          self.state, self.frozen, batch, self.key
-        )
+        state, averaged = split_average(self.state, self.optimizer)
+        state, metrics = self.compiled.call(state, self.frozen, batch, self.key)
+        self.state = join_average(state, averaged, self.optimizer, self.mesh)
       self.step += 1
       self.steps.pause(self.profiler.after(self.step, self.state))
       self.steps.read()
@@ -277,7 +283,7 @@ class _Run:
     start = time.perf_counter()
     self.compiled = report.compile_step(
       train_step,
-      self.state,
+      split_average(self.state, self.optimizer)[0],
       self.frozen,
       batch,
       self.key,

@@ -44,7 +44,7 @@ def train_step(
   the norm of its gradient is not finite.
 
   Args:
-    state: donated.
+    state: donated; of an average on the host see `split_average`.
     frozen: arrays that the loss reads and nobody trains.
     batch: one batch of arrays.
     key: the run's training key; the step draws from fold_in(key, state.step),
@@ -150,25 +150,84 @@ def _update(
     )
   )
   if state.ema_params is not None:
-    ema_params = _average(state, params, finite, optimizer)
+    ema_params = _average(
+      state.ema_params, params, state.updates, finite, optimizer
+    )
     next_state = next_state.replace(ema_params=ema_params)
   return next_state, constrain_whole(metrics)
 
 
 def _average(
-  state: TrainState, params: PyTree, finite: jax.Array, optimizer: Optimizer
+  ema_params: PyTree,
+  params: PyTree,
+  updates: jax.Array,
+  finite: jax.Array,
+  optimizer: Optimizer,
 ) -> PyTree:
-  """The next moving average, in the memory where the one before lies."""
-  ema_params = state.ema_params
-  if optimizer.ema_on_host:
-    ema_params = jax.device_put(ema_params, jax.memory.Space.Device)
-  new = update_ema(ema_params, params, state.updates, optimizer.ema_decay)
-  new = constrain_tree(
-    jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, ema_params)
+  """The moving average after a step; `updates` are those before it."""
+  new = update_ema(ema_params, params, updates, optimizer.ema_decay)
+  new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, ema_params)
+  return constrain_tree(new)
+
+
+def split_average(
+  state: TrainState, optimizer: Optimizer
+) -> tuple[TrainState, PyTree]:
+  """What `train_step` takes, and an average that it does not: on the host.
+
+  Within the step, the compiler would fetch it while the activations are still
+  there, and no memory would be saved.
+  """
+  if not optimizer.ema_on_host:
+    return state, None
+  return state.replace(ema_params=None), state.ema_params
+
+
+def join_average(
+  state: TrainState,
+  ema_params: PyTree,
+  optimizer: Optimizer,
+  mesh: Mesh | None = None,
+) -> TrainState:
+  """After the step: the state with the next average.
+
+  Args:
+    state: that `train_step` returned.
+    ema_params: what `split_average` took from the state before, donated.
+    optimizer, mesh: as of `train_step`.
+  """
+  if ema_params is None:
+    return state
+  ema_params = _average_on_host(
+    ema_params,
+    state.params,
+    state.step,
+    state.skipped,
+    optimizer=optimizer,
+    mesh=mesh,
   )
-  if optimizer.ema_on_host:
-    new = jax.device_put(new, jax.memory.Space.Host)
-  return new
+  return state.replace(ema_params=ema_params)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("optimizer", "mesh"),
+  donate_argnames="ema_params",
+)
+def _average_on_host(
+  ema_params: PyTree,
+  params: PyTree,
+  step: jax.Array,
+  skipped: Skipped,
+  *,
+  optimizer: Optimizer,
+  mesh: Mesh | None,
+) -> PyTree:
+  updates, finite = step - 1 - skipped.total, skipped.in_a_row == 0
+  with use_mesh(mesh):
+    here = jax.device_put(ema_params, jax.memory.Space.Device)
+    new = _average(here, params, updates, finite, optimizer)
+    return jax.device_put(new, jax.memory.Space.Host)
 
 
 @functools.partial(jax.jit, static_argnames=("loss_fn", "mesh"))

@@ -180,9 +180,13 @@ def test_an_average_on_the_host_makes_the_same_run(unbroken, tmp_path, capsys):
   train_and_evaluate(config, tmp_path, task=Task(config, on_step=stop))
   train_and_evaluate(config, tmp_path, task=Task(config))
   assert losses(tmp_path) == losses(unbroken)
-  assert losses(tmp_path, "heldout") == losses(unbroken, "heldout")
-  np.testing.assert_array_equal(
-    np.load(tmp_path / "exported.npy"), np.load(unbroken / "exported.npy")
+  # The average is a program of its own, and may round its last bit otherwise.
+  heldout = losses(tmp_path, "heldout")
+  assert heldout == pytest.approx(losses(unbroken, "heldout"), rel=1e-5)
+  np.testing.assert_allclose(
+    np.load(tmp_path / "exported.npy"),
+    np.load(unbroken / "exported.npy"),
+    rtol=1e-6,
   )
   assert kinds == ["device"] * 4
   assert (
