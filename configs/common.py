@@ -35,6 +35,9 @@ def training(stage: str) -> ConfigDict:
   c.stage = stage  # "tokenizer", "transformer" or "refine"
   c.seed = 0
   c.batch_size = 32  # over all devices
+  # Parts of a batch that a step looks at one after the other, their gradients
+  # averaged: less memory for the same batch.
+  c.accumulate = 1
   c.num_steps = 10_000
   # Workdir of a finished run whose parameters this run starts from; with grow
   # also the folder of a bundle.
@@ -42,6 +45,10 @@ def training(stage: str) -> ConfigDict:
   # How it grows if that run has another schedule, "index" or "side"; empty: it
   # may not. See star_jax/train/grow.py.
   c.grow = ""
+
+  # Steps in a row without a finite loss and gradient that change nothing and
+  # are only counted; one more stops the run.
+  c.max_skipped = 5
 
   c.mesh = mesh()
   c.log_every = 50
@@ -127,6 +134,7 @@ def optimizer() -> ConfigDict:
   o.eps = 1e-8
   o.clip_norm = 2.0  # 0: off
   o.ema_decay = 0.0  # 0: no average
+  o.ema_on_host = False  # keep it in the memory of the hosts, not the devices
   # Beginnings of parameter paths that are trained, such as "decoder"; empty:
   # all of them.
   o.train_only = ()

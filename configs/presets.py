@@ -25,7 +25,7 @@ def _published(depth: int) -> dict:
     "num_heads": depth,
     "drop_path_rate": 0.1 * depth / 24,
     "dtype": "bfloat16",
-    "remat": True,
+    "remat": "layer",
   }
 
 

@@ -42,6 +42,12 @@ _COMPARE_TO = flags.DEFINE_multi_string(
   " curves.png in the workdir.",
 )
 distributed.define_flags()
+_PROFILE_STEPS = flags.DEFINE_string(
+  "profile_steps",
+  "",
+  "First and last step of a trace that is written into the folder profile of"
+  " the workdir, such as 10:15.",
+)
 
 
 def main(argv):
@@ -62,8 +68,12 @@ def main(argv):
     from star_jax.train.loop import train_and_evaluate
 
     quiet_storage()
-    workdir = _workdir(jax.process_count())
-    train_and_evaluate(config, workdir, compare_to=_COMPARE_TO.value)
+    train_and_evaluate(
+      config,
+      _workdir(jax.process_count()),
+      compare_to=_COMPARE_TO.value,
+      profile_steps=_PROFILE_STEPS.value,
+    )
 
 
 def _workdir(num_processes: int) -> Path:

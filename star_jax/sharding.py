@@ -258,14 +258,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-  """ValueError unless each device of a batch axis gets as many pictures."""
-  parts = math.prod(mesh.shape[name] for name in BATCH)
-  if batch_size % parts:
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+  """ValueError unless each device of a batch axis gets as many pictures, in
+  each of the parts that a step looks at one after the other."""
+  if accumulate < 1 or accumulate != int(accumulate):
     raise ValueError(
-      f"config.batch_size = {batch_size} is not a multiple of the {parts} parts"
-      f" that config.mesh cuts a batch into (data={mesh.shape['data']} times"
-      f" fsdp={mesh.shape['fsdp']})."
+      f"config.accumulate is a whole number from 1 on, got {accumulate}."
+    )
+  parts = math.prod(mesh.shape[name] for name in BATCH)
+  if batch_size % (parts * accumulate):
+    times = f"config.accumulate = {accumulate} times " * (accumulate > 1)
+    raise ValueError(
+      f"config.batch_size = {batch_size} is not a multiple of {times}the"
+      f" {parts} parts that config.mesh cuts a batch into"
+      f" (data={mesh.shape['data']} times fsdp={mesh.shape['fsdp']})."
     )
 
 
@@ -304,6 +310,14 @@ def constrain_tree(tree: PyTree) -> PyTree:
     ),
     tree,
   )
+
+
+def constrain_rows(tree: PyTree, axis: int) -> PyTree:
+  """Arrays whose axis of that number is the batch, or a part of it."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  spec = PartitionSpec(*(None,) * axis, BATCH)
+  return jax.lax.with_sharding_constraint(tree, spec)
 
 
 def constrain_whole(tree: PyTree) -> PyTree:

@@ -235,7 +235,7 @@ def test_the_command_checks_a_training_step(capsys):
   from configs.presets import PRESETS
   from configs.star_256 import get_config
 
-  model = {**PRESETS["test"], "remat": True, "dtype": "float32"}
+  model = {**PRESETS["test"], "remat": "layer", "dtype": "float32"}
   target = commands.Target.of("cpu", ["2"], "test")
   assert commands.check_training(target, get_config("d30"), model)
   out = capsys.readouterr().out

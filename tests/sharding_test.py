@@ -76,6 +76,8 @@ def test_what_a_mesh_does_not_divide():
   mesh = make_mesh(fsdp=2, tensor=4)
   with pytest.raises(ValueError, match=r"batch_size = 3 .* 2 parts"):
     sharding.check_batch(mesh, 3)
+  with pytest.raises(ValueError, match=r"accumulate = 3 times the 2 parts"):
+    sharding.check_batch(mesh, 8, 3)
   with pytest.raises(ValueError, match=r"tensor = 4 .* 30 heads"):
     sharding.check_heads(mesh, 30)
   with pytest.raises(ValueError, match=r"fsdp = 2 does not divide head/kernel"):
@@ -233,7 +235,7 @@ def test_loss_and_gradients_are_those_of_one_device(axes, whole):
 @pytest.mark.parametrize(
   "changes",
   [
-    {"adaptive_norm": "level", "remat": True},
+    {"adaptive_norm": "level", "remat": "layer"},
     {"position": "absolute", "attn_l2_norm": False},
   ],
   ids=str,

@@ -45,6 +45,7 @@ def test_print_config_shows_the_merged_tree_and_trains_nothing():
     ([], "--config is needed"),
     ([TOKENIZER, "extra"], "extra"),
     ([TOKENIZER, "--compare_to=absent.json"], "No curves at absent.json"),
+    ([TOKENIZER, "--profile_steps=5"], "such as 10:15"),
   ],
 )
 def test_a_wrong_flag_is_one_sentence(args, message):

@@ -20,6 +20,11 @@ from star_jax.sampling.sampler import SamplerConfig
 from star_jax.tokenizer.config import VQVAEConfig
 
 MAX = "max"
+_REMAT_WORDS = {
+  "none": "layers kept",
+  "layer": "layers recomputed",
+  "dots": "products with weights kept",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +154,7 @@ def check_training(target: Target, recipe, model: Mapping[str, Any]) -> bool:
     return programs.training_program(config, target.sharding)
 
   star = StarConfig.from_dict(dict(model))
-  remat = "layers recomputed" if star.remat else "layers kept"
+  remat = _REMAT_WORDS[star.remat]
   report.print_head(
     target.chip,
     f"A training step of {target.model}: {star.schedule.num_tokens} tokens,"

@@ -32,7 +32,7 @@ from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.state import create_state
-from star_jax.train.step import train_step
+from star_jax.train.step import split_average, train_step
 from star_jax.train.transformer_task import TransformerTask
 
 PyTree = Any
@@ -140,6 +140,7 @@ def training_program(config, sharding: Sharding = None) -> Program:
   optimizer = build_optimizer(config.optimizer, config.num_steps)
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(lambda k: create_state(task, optimizer, k), key)
+  state, _ = split_average(state, optimizer)
   arguments = _placed(
     (state, task.frozen, next(task.train_batches()), key), sharding
   )
@@ -147,6 +148,7 @@ def training_program(config, sharding: Sharding = None) -> Program:
     *arguments,
     loss_fn=task.loss_at(config.num_steps),
     optimizer=optimizer,
+    accumulate=config.accumulate,
   )
   return Program(lowered, arguments)
 
@@ -180,7 +182,8 @@ def layer_program(
   sharding: Sharding = None,
 ) -> Program:
   """Forward and backward of one whole layer over all L tokens, recomputed as
-  with remat: self-attention, cross-attention, MLP, and all their gradients.
+  with remat "layer": self-attention, cross-attention, MLP, and all their
+  gradients.
 
   Raises:
     ValueError: a model whose layers are modulated by a condition.

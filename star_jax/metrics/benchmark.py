@@ -32,7 +32,7 @@ from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.losses import next_scale_loss
 from star_jax.train.optimizer import Optimizer
-from star_jax.train.state import TrainState
+from star_jax.train.state import Skipped, TrainState
 from star_jax.train.step import train_step
 from star_jax.train.token_drop import TokenDrop
 
@@ -235,6 +235,7 @@ def _time_training(
   params = jax.tree.map(jnp.array, bundle.params["star"])
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
+    skipped=Skipped.none(),
     params=params,
     ema_params=None,
     opt_state=optimizer.tx.init(params),

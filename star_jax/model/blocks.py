@@ -37,6 +37,12 @@ from star_jax.model.rope import apply_rope
 from star_jax.model.sequence import SequenceLayout, sequence_attention
 from star_jax.sharding import constrain
 
+# What each choice of `StarConfig.remat` keeps of a layer; only products with
+# weights have no batch axis.
+REMAT_POLICIES = {
+  "layer": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 MAX_LOG_SCALE = math.log(100.0)
 INIT_LOG_SCALE = math.log(4.0)
 
@@ -318,3 +324,11 @@ class Block(nn.Module):
     if context.deterministic or self.config.drop_path_rate == 0:
       return y
     return drop_path(y, layer.drop_rate, self.make_rng("drop_path"))
+
+
+def remat_block(config: StarConfig) -> type[nn.Module]:
+  """`Block` with the backward pass that `config.remat` asks for."""
+  if config.remat == "none":
+    return Block
+  policy = REMAT_POLICIES[config.remat]
+  return nn.remat(Block, prevent_cse=False, policy=policy)

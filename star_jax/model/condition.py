@@ -18,7 +18,7 @@ from einops import rearrange
 
 from star_jax.model.config import StarConfig
 from star_jax.model.layers import HIGHEST, l2_normalize, weight_init
-from star_jax.sharding import axis_size, constrain
+from star_jax.sharding import constrain
 from star_jax.text.states import TextStates
 
 # Texts, or classes as int32 [B]; `config.num_classes` is the null class.
@@ -100,18 +100,7 @@ class CrossKeyValue(nn.Module):
     v_bias = self.param(
       "v_bias", nn.initializers.zeros_init(), (cfg.depth, cfg.width)
     ).astype(dtype)
-    text_BTD = text_BTD.astype(dtype)
-    if axis_size("fsdp") > 1:
-      # Layer by layer, so that no device gathers the weights of all of them.
-      k, v = jnp.moveaxis(
-        jax.lax.map(
-          lambda w_DuC: jnp.einsum("btd,duc->ubtc", text_BTD, w_DuC), kernel
-        ),
-        1,
-        0,
-      )
-    else:
-      k, v = jnp.einsum("btd,iduc->uibtc", text_BTD, kernel)
+    k, v = jnp.einsum("btd,iduc->uibtc", text_BTD.astype(dtype), kernel)
     if cfg.attn_l2_norm:
       k = rearrange(k, "i b t (n d) -> i b t n d", n=cfg.num_heads)
       k = rearrange(l2_normalize(k), "i b t n d -> i b t (n d)")

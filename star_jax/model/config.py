@@ -15,10 +15,13 @@ from star_jax.scales import ROPE_COORDS, ScaleSchedule
 ADAPTIVE_NORMS = ("none", "level", "block", "shared")
 POSITIONS = ("rope", "absolute", "rope+absolute", "sinusoidal")
 PREDICTIONS = ("scale", "token")
+REMATS = ("none", "layer", "dots")
 DTYPES = ("float32", "bfloat16", "float16")
 # Fields that came later: left out of files where they have these values, so
 # that older checkpoints and bundles are those of the same model.
 _LATER = {"prediction": "scale"}
+# Values of remat in files from before it had names, and still.
+_REMAT_FLAGS = {False: "none", True: "layer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,9 @@ class StarConfig:
       it (VAR); "token": one after the other, row by row, from all tokens before
       it: the raster-order baseline with a single scale, a flattened multi-scale
       one with several.
-    remat: recompute each layer in the backward pass.
+    remat: what the backward pass computes again. "none": nothing but the
+      attention of long sequences; "layer": all of each layer but its input;
+      "dots": all but the products with weights, which stay in memory.
     query_block: most queries of one attention block; bounds temporaries.
     dtype: compute dtype. Parameters, softmax, norms, rotary application and
       logits are float32 whatever it is.
@@ -93,7 +98,7 @@ class StarConfig:
   logit_norm: bool = True
   legacy_batch0_cross_attention: bool = False
   prediction: str = "scale"
-  remat: bool = False
+  remat: str = "none"
   query_block: int = 256
   dtype: str = "float32"
   norm_eps: float = 1e-6
@@ -125,6 +130,7 @@ class StarConfig:
       ("rope_coords", ROPE_COORDS),
       ("adaptive_norm", ADAPTIVE_NORMS),
       ("prediction", PREDICTIONS),
+      ("remat", REMATS),
       ("dtype", DTYPES),
     ):
       if getattr(self, name) not in choices:
@@ -221,6 +227,9 @@ class StarConfig:
     """JSON-able; the schedule becomes a list of [h, w]."""
     out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     out["schedule"] = [list(grid) for grid in self.schedule.grids]
+    for flag, name in _REMAT_FLAGS.items():
+      if self.remat == name:
+        out["remat"] = flag
     return {k: v for k, v in out.items() if k not in _LATER or v != _LATER[k]}
 
   @classmethod
@@ -250,8 +259,10 @@ class StarConfig:
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-  """Settings written before adaptive_norm had its name."""
+  """Settings written before adaptive_norm and remat had their names."""
   values = dict(values)
   if "shared_aln" in values:
     values["adaptive_norm"] = "level" if values.pop("shared_aln") else "none"
+  if isinstance(values.get("remat"), bool):
+    values["remat"] = _REMAT_FLAGS[values["remat"]]
   return values

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.model.blocks import Block, BlockContext, LayerInputs
+from star_jax.model.blocks import BlockContext, LayerInputs, remat_block
 from star_jax.model.config import StarConfig
 from star_jax.model.layers import (
   HIGHEST,
@@ -160,7 +160,7 @@ class RefineHead(nn.Module):
       modulation_B6C=None,
     )
     blocks = nn.scan(
-      nn.remat(Block, prevent_cse=False) if cfg.remat else Block,
+      remat_block(cfg),
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=(0, nn.broadcast),

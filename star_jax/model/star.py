@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.model.attention import KVCache
-from star_jax.model.blocks import Block, BlockContext, LayerInputs
+from star_jax.model.blocks import BlockContext, LayerInputs, remat_block
 from star_jax.model.condition import (
   AdaptiveNorm,
   ClassEmbedding,
@@ -94,9 +94,8 @@ class Star(nn.Module):
     self.head = dense(
       cfg.vocab_size, kernel_init=weight_init(cfg.weight_std * cfg.init_head)
     )
-    block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
     self.blocks = nn.scan(
-      block,
+      remat_block(cfg),
       variable_axes={"params": 0},
       split_rngs={"params": True, "drop_path": True},
       in_axes=(0, nn.broadcast),

@@ -1,5 +1,8 @@
 """Floating point operations of a function, counted on its jaxpr.
 
+`count_flops` counts what is computed; `count_model_flops` what a training step
+has to compute, which is what MFU is a share of (arXiv 2204.02311, appendix B).
+
 XLA's own count visits the body of a loop once; here a scan over layers counts
 as often as it runs. Only matrix products and convolutions count (2 per
 multiply-add): they are what a model's FLOP/s are compared by.
@@ -11,11 +14,48 @@ import math
 from collections.abc import Callable
 
 import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 
 def count_flops(fn: Callable, *args, **kwargs) -> int:
   """FLOPs of one call of `fn`; arguments may be ShapeDtypeStructs."""
   return _jaxpr_flops(jax.make_jaxpr(fn)(*args, **kwargs).jaxpr)
+
+
+def count_model_flops(
+  loss_fn: Callable, params, extra, frozen, batch, key, step
+) -> int:
+  """FLOPs of a loss (see `task.Task.loss`) and its gradient, each counted once
+  whatever remat computes again. Arguments may be ShapeDtypeStructs."""
+
+  def objective(params, *rest):
+    return loss_fn(params, *rest)[0]
+
+  args = (params, extra, frozen, batch, key, step)
+  kept = jaxpr_as_fun(_keeping_all(jax.make_jaxpr(objective)(*args)))
+  rest = jax.tree.leaves(args[1:])
+  return count_flops(
+    jax.grad(lambda params, *rest: kept(*params, *rest)[0]),
+    jax.tree.leaves(params),
+    *rest,
+  )
+
+
+def _keeping_all(program):
+  """The same jaxpr, of whose checkpoints the backward pass keeps everything."""
+  if isinstance(program, ClosedJaxpr):
+    return program.replace(jaxpr=_keeping_all(program.jaxpr))
+  if type(program) in (tuple, list):
+    return type(program)(map(_keeping_all, program))
+  if not isinstance(program, Jaxpr):
+    return program
+  eqns = []
+  for equation in program.eqns:
+    params = {k: _keeping_all(v) for k, v in equation.params.items()}
+    if equation.primitive.name == "remat2":
+      params["policy"] = jax.checkpoint_policies.everything_saveable
+    eqns.append(equation.replace(params=params))
+  return program.replace(eqns=eqns)
 
 
 def _jaxpr_flops(jaxpr) -> int:

@@ -15,10 +15,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from star_jax import sharding as sharding_lib
-from star_jax.train.state import stream_key
+from star_jax.train.state import TrainState, stream_key
 from star_jax.train.task import Batch, BatchIterator
 
 PyTree = Any
+DEVICE_MEMORY = "device"
+HOST_MEMORY = "pinned_host"
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
@@ -45,6 +47,44 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 def place_by_rules(tree: PyTree, mesh: Mesh) -> PyTree:
   """`place` where the sharding rules say."""
   return place(tree, sharding_lib.shardings_of(tree, mesh))
+
+
+def state_shardings(
+  state: TrainState, mesh: Mesh, ema_on_host: bool = False
+) -> TrainState:
+  """Where a training state lies, by the rules.
+
+  Args:
+    state: its shapes.
+    ema_on_host: the average is in the memory of the machines that the devices
+      belong to, cut as the parameters are.
+
+  Raises:
+    ValueError: no rule for a parameter, an axis that does not divide it, or
+      devices that cannot reach such memory.
+  """
+  shardings = sharding_lib.shardings_of(state, mesh)
+  if not ema_on_host:
+    return shardings
+  device = mesh.devices.flat[0]
+  kinds = [memory.kind for memory in device.addressable_memories()]
+  if HOST_MEMORY not in kinds:
+    raise ValueError(
+      "config.optimizer.ema_on_host needs devices that reach the memory"
+      f" {HOST_MEMORY}; {device.device_kind} has {', '.join(kinds)}."
+    )
+  on_host = jax.tree.map(
+    lambda s: s.with_memory_kind(HOST_MEMORY), shardings.ema_params
+  )
+  return shardings.replace(ema_params=on_host)
+
+
+def on_devices(state: TrainState) -> TrainState:
+  """The state for whoever computes with the average: all of it on devices."""
+  shardings = jax.tree.map(
+    lambda x: x.sharding.with_memory_kind(DEVICE_MEMORY), state.ema_params
+  )
+  return state.replace(ema_params=place(state.ema_params, shardings))
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> slice:

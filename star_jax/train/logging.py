@@ -170,10 +170,12 @@ class Progress:
     shown = " ".join(
       f"{name} {float(metrics[name]):.4g}" for name in _SHOWN if name in metrics
     )
+    mfu = f" ({metrics['mfu']:.1%} MFU)" if "mfu" in metrics else ""
     return (
       f"step {step}/{self._num_steps} ({step / self._num_steps:.1%}) {shown}"
       f" | {metrics['images_per_second']:.1f} images/s"
-      f" {metrics['gflops_per_second']:.0f} GFLOP/s, ETA {format_seconds(left)}"
+      f" {metrics['gflops_per_second']:.0f} GFLOP/s{mfu}, ETA"
+      f" {format_seconds(left)}"
     )
 
 

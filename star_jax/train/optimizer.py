@@ -65,12 +65,17 @@ SCHEDULES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Optimizer:
-  """The update rule and what the log shows of it. Hashed by identity."""
+  """The update rule and what the log shows of it. Hashed by identity.
+
+  ema_on_host: the average lies in the memory of the hosts, see
+    `global_arrays.state_shardings`.
+  """
 
   tx: optax.GradientTransformation
   learning_rate: Schedule
   weight_decay: Schedule
   ema_decay: float
+  ema_on_host: bool = False
 
 
 def learning_rate_schedule(
@@ -292,7 +297,13 @@ def build_optimizer(config, num_steps: int) -> Optimizer:
       lambda params: kept_mask(params, tuple(config.train_only)),
     )
     tx = optax.chain(keep, tx, keep)
-  return Optimizer(tx, learning_rate, weight_decay, config.ema_decay)
+  return Optimizer(
+    tx,
+    learning_rate,
+    weight_decay,
+    config.ema_decay,
+    bool(config.ema_on_host),
+  )
 
 
 def update_ema(ema: PyTree, params: PyTree, step, decay: float) -> PyTree:

@@ -7,14 +7,17 @@ import math
 import resource
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from flax import traverse_util
 from jax.sharding import Mesh
 
+from star_jax.chips import peak_flops
 from star_jax.sharding import path_name
 from star_jax.train import flops as flops_lib
+from star_jax.train.global_arrays import HOST_MEMORY
 
 PyTree = Any
 
@@ -49,6 +52,8 @@ def memory_table(state: PyTree, mesh: Mesh) -> str:
     cut = tuple(leaf.sharding.spec) if part == "params" else ""
     whole = math.prod(leaf.shape) * leaf.dtype.itemsize
     here = math.prod(leaf.sharding.shard_shape(leaf.shape))
+    if leaf.sharding.memory_kind == HOST_MEMORY:
+      name, here = "(as the parameters, on the host)", 0
     row = rows.setdefault((f"{part} {name}", _cut_text(cut)), [0, 0])
     row[0] += whole
     row[1] += here * leaf.dtype.itemsize
@@ -80,11 +85,17 @@ def _cut_text(spec: tuple) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """The compiled training step and what is known of it before it runs."""
+  """The compiled training step and what is known of it before it runs.
+
+  flops: of all devices together, what remat computes again among them.
+  model_flops: without that and without the optimizer; 0 where nothing is known
+    to compare it with.
+  """
 
   call: Any
   seconds: float
   flops: int
+  model_flops: int
   argument_bytes: int
   temporary_bytes: int
 
@@ -110,14 +121,51 @@ def compile_step(step_fn, state, frozen, batch, key, **static) -> CompiledStep:
   counted = flops_lib.count_flops(
     lambda *args: step_fn(*args, **static), *abstract
   )
+  model_flops = 0
+  if peak_flops(jax.devices()[0].device_kind):
+    state, *rest = abstract
+    model_flops = flops_lib.count_model_flops(
+      static["loss_fn"], state.params, state.extra, *rest, state.step
+    )
   memory = compiled.memory_analysis()
   return CompiledStep(
     call=compiled,
     seconds=seconds,
     flops=counted,
+    model_flops=model_flops,
     argument_bytes=getattr(memory, "argument_size_in_bytes", 0),
     temporary_bytes=getattr(memory, "temp_size_in_bytes", 0),
   )
+
+
+class Work(NamedTuple):
+  """FLOPs of one step; see `CompiledStep`."""
+
+  flops: int
+  model_flops: int
+
+
+def speeds(
+  steps: Sequence[Work], steps_per_second: float, mesh: Mesh
+) -> dict[str, float]:
+  """What the log shows of the steps since its last row.
+
+  Args:
+    steps: FLOPs of each.
+    steps_per_second: their mean rate.
+    mesh: the devices.
+
+  Returns:
+    gflops_per_second, all that is computed, of all devices together; mfu, the
+    share of their peak in [0, 1] that the model itself has, where the peak is
+    known (star_jax/chips.py).
+  """
+  rate = steps_per_second / len(steps)
+  out = {"gflops_per_second": sum(s.flops for s in steps) * rate / 1e9}
+  if peak := peak_flops(mesh.devices.flat[0].device_kind):
+    model = sum(s.model_flops for s in steps) * rate
+    out["mfu"] = model / (peak * mesh.size)
+  return out
 
 
 def peak_memory_bytes() -> int:

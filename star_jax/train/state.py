@@ -12,10 +12,28 @@ PyTree = Any
 
 
 @flax.struct.dataclass
+class Skipped:
+  """Steps that changed nothing, since their loss or gradient was not finite.
+
+  total: int32 scalar, all of them.
+  in_a_row: int32 scalar, the newest ones.
+  """
+
+  total: jax.Array
+  in_a_row: jax.Array
+
+  @classmethod
+  def none(cls) -> Skipped:
+    # Two arrays: donated buffers are distinct.
+    return cls(*(jnp.zeros((), jnp.int32) for _ in range(2)))
+
+
+@flax.struct.dataclass
 class TrainState:
   """One pytree; everything that has to survive a restart is in it.
 
   step: int32 scalar, the number of finished steps.
+  skipped: how many of them changed nothing.
   params: trained parameters, float32.
   ema_params: their moving average, float32, or None when it is off.
   opt_state: the optimizer's moments and counters.
@@ -24,10 +42,16 @@ class TrainState:
   """
 
   step: jax.Array
+  skipped: Skipped
   params: PyTree
   ema_params: PyTree
   opt_state: PyTree
   extra: PyTree
+
+  @property
+  def updates(self) -> jax.Array:
+    """int32 scalar, steps that changed the parameters."""
+    return self.step - self.skipped.total
 
   @property
   def eval_params(self) -> PyTree:
@@ -44,6 +68,7 @@ def create_state(task, optimizer, key: jax.Array) -> TrainState:
     averaged = jax.tree.map(jnp.copy, params)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
+    skipped=Skipped.none(),
     params=params,
     ema_params=averaged,
     opt_state=optimizer.tx.init(params),

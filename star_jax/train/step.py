@@ -10,9 +10,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from star_jax.sharding import constrain_tree, constrain_whole, use_mesh
+from star_jax.sharding import (
+  constrain_rows,
+  constrain_tree,
+  constrain_whole,
+  use_mesh,
+)
+from star_jax.train.guard import SKIPPED, SKIPPED_IN_A_ROW
 from star_jax.train.optimizer import Optimizer, update_ema
-from star_jax.train.state import TrainState
+from star_jax.train.state import Skipped, TrainState
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -20,7 +26,7 @@ Metrics = dict[str, jax.Array]
 
 @functools.partial(
   jax.jit,
-  static_argnames=("loss_fn", "optimizer", "mesh"),
+  static_argnames=("loss_fn", "optimizer", "mesh", "accumulate"),
   donate_argnames="state",
 )
 def train_step(
@@ -32,11 +38,13 @@ def train_step(
   loss_fn,
   optimizer: Optimizer,
   mesh: Mesh | None = None,
+  accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-  """One update.
+  """One update; of nothing but the step and what is skipped where the loss or
+  the norm of its gradient is not finite.
 
   Args:
-    state: donated.
+    state: donated; of an average on the host see `split_average`.
     frozen: arrays that the loss reads and nobody trains.
     batch: one batch of arrays.
     key: the run's training key; the step draws from fold_in(key, state.step),
@@ -44,48 +52,182 @@ def train_step(
     loss_fn: (params, extra, frozen, batch, key, step) -> (loss, (metrics,
       extra)), see `task.Task.loss`.
     mesh: that the state lies on; None: one device.
+    accumulate: parts of the batch that are looked at one after the other, each
+      with draws of its own; gradient, metrics and `extra` are their means.
 
   Returns:
     The next state and the metrics of this step (before the update).
   """
   with use_mesh(mesh):
-    return _update(state, frozen, batch, key, loss_fn, optimizer)
+    step_key = jax.random.fold_in(key, state.step)
+    found = _gradient(state, frozen, batch, step_key, loss_fn, accumulate)
+    return _update(state, *found, optimizer)
 
 
-def _update(
+def _gradient(
   state: TrainState,
   frozen: PyTree,
   batch: PyTree,
   key: jax.Array,
   loss_fn,
+  accumulate: int,
+) -> tuple[jax.Array, PyTree, Metrics, PyTree]:
+  """Loss, its gradient, metrics and the next `extra` of a batch."""
+
+  def one(batch, key):
+    def objective(params):
+      return loss_fn(params, state.extra, frozen, batch, key, state.step)
+
+    both = jax.value_and_grad(objective, has_aux=True)
+    (loss, (metrics, extra)), grads = both(state.params)
+    # Where the parameters lie: sums over devices then keep no more than a part.
+    return loss, constrain_tree(grads), metrics, extra
+
+  if accumulate == 1:
+    return one(batch, key)
+  parts = constrain_rows(
+    jax.tree.map(lambda x: _dealt(x, accumulate), batch), axis=1
+  )
+  keys = jax.random.split(key, accumulate)
+  first = jax.tree.map(lambda x: x[0], (parts, keys))
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, jnp.result_type(x.dtype, jnp.float32)),
+    jax.eval_shape(one, *first),
+  )
+
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, one(*part)), None
+
+  total, _ = jax.lax.scan(add, zeros, (parts, keys))
+  loss, grads, metrics, extra = jax.tree.map(lambda x: x / accumulate, total)
+  extra = jax.tree.map(lambda x, old: x.astype(old.dtype), extra, state.extra)
+  return loss, grads, metrics, extra
+
+
+def _dealt(x: jax.Array, parts: int) -> jax.Array:
+  """[B, ...] -> [parts, B / parts, ...]; row i goes to part i mod parts.
+
+  Rows then stay on their device, which has as many of each part.
+  """
+  return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+
+def _update(
+  state: TrainState,
+  loss: jax.Array,
+  grads: PyTree,
+  metrics: Metrics,
+  extra: PyTree,
   optimizer: Optimizer,
 ) -> tuple[TrainState, Metrics]:
-  step_key = jax.random.fold_in(key, state.step)
+  grad_norm = optax.global_norm(grads)
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-  def objective(params):
-    return loss_fn(params, state.extra, frozen, batch, step_key, state.step)
+  def if_finite(new, old):
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-  grads, (metrics, extra) = jax.grad(objective, has_aux=True)(state.params)
-  # Where the parameters lie: sums over devices then keep no more than a part.
-  grads = constrain_tree(grads)
   updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  ema_params = state.ema_params
-  if ema_params is not None:
-    ema_params = update_ema(ema_params, params, state.step, optimizer.ema_decay)
-  metrics = metrics | {
-    "grad_norm": optax.global_norm(grads),
-    "learning_rate": optimizer.learning_rate(state.step),
-    "weight_decay": optimizer.weight_decay(state.step),
-  }
-  next_state = TrainState(
-    step=state.step + 1,
-    params=params,
-    ema_params=ema_params,
-    opt_state=opt_state,
-    extra=extra,
+  params = if_finite(optax.apply_updates(state.params, updates), state.params)
+  skipped = Skipped(
+    total=state.skipped.total + ~finite,
+    in_a_row=jnp.where(finite, 0, state.skipped.in_a_row + 1),
   )
-  return constrain_tree(next_state), constrain_whole(metrics)
+  metrics = metrics | {
+    "grad_norm": grad_norm,
+    "learning_rate": optimizer.learning_rate(state.updates),
+    "weight_decay": optimizer.weight_decay(state.updates),
+    SKIPPED: skipped.total,
+    SKIPPED_IN_A_ROW: skipped.in_a_row,
+  }
+  next_state = constrain_tree(
+    TrainState(
+      step=state.step + 1,
+      skipped=skipped,
+      params=params,
+      ema_params=None,
+      opt_state=if_finite(opt_state, state.opt_state),
+      extra=if_finite(extra, state.extra),
+    )
+  )
+  if state.ema_params is not None:
+    ema_params = _average(
+      state.ema_params, params, state.updates, finite, optimizer
+    )
+    next_state = next_state.replace(ema_params=ema_params)
+  return next_state, constrain_whole(metrics)
+
+
+def _average(
+  ema_params: PyTree,
+  params: PyTree,
+  updates: jax.Array,
+  finite: jax.Array,
+  optimizer: Optimizer,
+) -> PyTree:
+  """The moving average after a step; `updates` are those before it."""
+  new = update_ema(ema_params, params, updates, optimizer.ema_decay)
+  new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, ema_params)
+  return constrain_tree(new)
+
+
+def split_average(
+  state: TrainState, optimizer: Optimizer
+) -> tuple[TrainState, PyTree]:
+  """What `train_step` takes, and an average that it does not: on the host.
+
+  Within the step, the compiler would fetch it while the activations are still
+  there, and no memory would be saved.
+  """
+  if not optimizer.ema_on_host:
+    return state, None
+  return state.replace(ema_params=None), state.ema_params
+
+
+def join_average(
+  state: TrainState,
+  ema_params: PyTree,
+  optimizer: Optimizer,
+  mesh: Mesh | None = None,
+) -> TrainState:
+  """After the step: the state with the next average.
+
+  Args:
+    state: that `train_step` returned.
+    ema_params: what `split_average` took from the state before, donated.
+    optimizer, mesh: as of `train_step`.
+  """
+  if ema_params is None:
+    return state
+  ema_params = _average_on_host(
+    ema_params,
+    state.params,
+    state.step,
+    state.skipped,
+    optimizer=optimizer,
+    mesh=mesh,
+  )
+  return state.replace(ema_params=ema_params)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("optimizer", "mesh"),
+  donate_argnames="ema_params",
+)
+def _average_on_host(
+  ema_params: PyTree,
+  params: PyTree,
+  step: jax.Array,
+  skipped: Skipped,
+  *,
+  optimizer: Optimizer,
+  mesh: Mesh | None,
+) -> PyTree:
+  updates, finite = step - 1 - skipped.total, skipped.in_a_row == 0
+  with use_mesh(mesh):
+    here = jax.device_put(ema_params, jax.memory.Space.Device)
+    new = _average(here, params, updates, finite, optimizer)
+    return jax.device_put(new, jax.memory.Space.Host)
 
 
 @functools.partial(jax.jit, static_argnames=("loss_fn", "mesh"))

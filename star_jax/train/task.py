@@ -70,6 +70,10 @@ class Task(Protocol):
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
     """(loss, (metrics with "loss" among them, extra)); traceable.
 
+    Each is what it would be on average over parts of the batch: with
+    `config.accumulate` the step takes the mean of what the parts give, which
+    all see the same `extra`.
+
     `step` is the 0-based number of the training step; None: an evaluation.
     """
 

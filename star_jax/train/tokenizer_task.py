@@ -105,7 +105,9 @@ class TokenizerTask:
       # One batch says little about 1000 codes, so usage is a running mean and
       # is not reported for the few batches of an evaluation.
       decay = self.config.codebook.usage_decay
-      hits_KV = jax.lax.stop_gradient(out.usage_KV)
+      # Of a part of the batch, if these are only a part: as of all of it.
+      whole = self.config.batch_size / image_BHW3.shape[0]
+      hits_KV = whole * jax.lax.stop_gradient(out.usage_KV)
       usage_KV = decay * extra["usage_KV"] + (1 - decay) * hits_KV
       metrics |= usage_metrics(usage_KV)
       extra = {"usage_KV": usage_KV}

@@ -64,3 +64,13 @@ def test_fields_that_came_later_leave_older_files_as_they_are():
   one_by_one = StarConfig.from_dict({**settings, "prediction": "token"})
   assert one_by_one.to_dict() == {**settings, "prediction": "token"}
   assert StarConfig.from_dict(one_by_one.to_dict()) == one_by_one
+
+
+def test_files_of_before_remat_had_names_are_read_and_still_written():
+  for flag, name in ((True, "layer"), (False, "none")):
+    config = make(remat=flag)
+    assert config == make(remat=name) and config.remat == name
+    assert config.to_dict()["remat"] is flag
+  assert make(remat="dots").to_dict()["remat"] == "dots"
+  with pytest.raises(ValueError, match=r"remat is one of .*'all'"):
+    make(remat="all")

@@ -14,7 +14,9 @@ from star_jax.model.blocks import drop_path
 from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.scales import ScaleSchedule
+from star_jax.shapes import parameter_tree
 from star_jax.text.states import TextStates
+from star_jax.train.flops import count_flops
 
 BATCH, TEXT_TOKENS = 3, 5
 # These programs run once: compiling them is all the time there is.
@@ -30,7 +32,7 @@ VARIANTS = {
   "blocked": {
     "schedule": [1, [1, 2], [3, 4]],
     "query_block": 4,
-    "remat": True,
+    "remat": "layer",
   },
   "absolute": {"position": "absolute", "attn_l2_norm": False},
   "both positions": {"position": "rope+absolute"},
@@ -208,7 +210,8 @@ def test_text_without_any_token_gives_finite_logits():
   assert np.isfinite(forward(config, make_params(config), x, empty)).all()
 
 
-def test_remat_and_blocks_change_no_gradient():
+@pytest.mark.parametrize("remat", ["layer", "dots"])
+def test_remat_and_blocks_change_no_gradient(remat):
   config = make_config()
   x, text = make_inputs(config)
   params = make_params(config)
@@ -219,11 +222,31 @@ def test_remat_and_blocks_change_no_gradient():
 
     return jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
 
-  other = make_config(remat=True, query_block=5)
+  other = make_config(remat=remat, query_block=5)
   for one, two in zip(
     jax.tree.leaves(grads(config)), jax.tree.leaves(grads(other))
   ):
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_remat_computes_again_what_it_says():
+  def flops(remat):
+    config = make_config(remat=remat)
+    x, text = make_inputs(config)
+
+    def loss(params):
+      return jnp.mean(Star(config).apply({"params": params}, x, text) ** 2)
+
+    return count_flops(jax.grad(loss), parameter_tree(Star(config)))
+
+  config = make_config()
+  tokens = BATCH * config.schedule.num_tokens
+  # C x C of q, k, v and the output, both of cross-attention and four of the
+  # first half of the MLP; nothing needs the output of the second half again.
+  weights = (3 + 1 + 2 + 4) * config.width**2 * config.depth
+  assert flops("layer") - flops("dots") == 2 * tokens * weights
+  # Attention itself, which is no product with weights.
+  assert flops("dots") > flops("none")
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from star_jax.train.checkpoint import Checkpointer, load_params
-from star_jax.train.state import TrainState
+from star_jax.train.state import Skipped, TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 # What Orbax writes down of a checkpoint.
@@ -27,6 +27,7 @@ def state(value, size=3):
   kernel = jnp.full((size,), value, jnp.float32)
   return TrainState(
     step=jnp.int32(value),
+    skipped=Skipped.none(),
     params={"layer": {"kernel": kernel}},
     ema_params={"layer": {"kernel": kernel / 2}},
     opt_state=(jnp.float32(value), {}),

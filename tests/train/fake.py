@@ -32,13 +32,13 @@ class Batches:
 
 
 class FakeTask:
-  """`task.Task`; `nan_at` poisons the loss of that 0-based step."""
+  """`task.Task`; `nan_at` poisons the losses of these 0-based steps."""
 
   frozen: dict = {}  # noqa: RUF012
 
-  def __init__(self, config, nan_at=-1, on_step=None):
+  def __init__(self, config, nan_at=(), on_step=None):
     self.config = config
-    self.nan_at = nan_at
+    self.nan_at = np.asarray(nan_at, np.int32)
     self.on_step = on_step
     self.maintain_every = 1 if on_step else 0
     self.width = WIDTH
@@ -61,7 +61,8 @@ class FakeTask:
     noise = 0.1 * jax.random.normal(key, batch["y"].shape) if train else 0.0
     error = (batch["x"] @ params["head"]["kernel"])[:, 0] - batch["y"] + noise
     loss = jnp.mean(jnp.square(error))
-    loss = jnp.where(extra["seen"] == self.nan_at, jnp.nan, loss)
+    if train:
+      loss *= jnp.where(jnp.isin(step, self.nan_at), jnp.nan, 1.0)
     metrics = {"loss": loss, "loss_k": jnp.stack([loss, 2 * loss])}
     if train:
       extra = {"seen": extra["seen"] + 1}

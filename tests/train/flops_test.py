@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from star_jax.train.flops import count_flops
+from star_jax.train.flops import count_flops, count_model_flops
 
 
 def test_matrix_product_forward_and_backward():
@@ -48,3 +48,21 @@ def test_convolution_and_its_gradients(stride, groups):
   # The gradient of a strided convolution also visits inserted zeros at the
   # border, hence the tolerance.
   assert count_flops(grads, x, kernel) == pytest.approx(3 * once, rel=0.05)
+
+
+def test_model_flops_leave_out_what_is_computed_again():
+  params, x = jnp.zeros((3, 6, 6)), jnp.zeros((2, 6))
+
+  def loss(params, extra, frozen, batch, key, step):
+    del extra, key, step
+    layer = jax.checkpoint(lambda x, w: (jnp.tanh(x @ w) @ w, None))
+    # Nobody needs the gradient of what is frozen.
+    x, _ = jax.lax.scan(layer, batch @ frozen, params)
+    return jnp.sum(x**2), None
+
+  rest = ({}, jnp.eye(6), x, jax.random.key(0), jnp.int32(0))
+  product = 2 * 2 * 6 * 6
+  needed = product + 3 * 6 * product
+  assert count_model_flops(loss, params, *rest) == needed
+  grad = jax.grad(lambda params, *rest: loss(params, *rest)[0])
+  assert count_flops(grad, params, *rest) > needed

@@ -7,8 +7,10 @@ import signal
 import numpy as np
 import pytest
 
+from star_jax import chips
+from star_jax.train.guard import NonFiniteError
 from star_jax.train.logging import read_metrics
-from star_jax.train.loop import NonFiniteError, build_task, train_and_evaluate
+from star_jax.train.loop import build_task, train_and_evaluate
 from tests.train import fake
 
 
@@ -203,13 +205,122 @@ def test_a_finished_run_trains_no_further(unbroken):
 
 
 def test_a_non_finite_loss_stops_the_run_and_is_never_saved(tmp_path):
-  config = fake.config(log_every=2)
+  config = fake.config(log_every=2, max_skipped=0)
   task = fake.FakeTask(config, nan_at=5)
   with pytest.raises(
-    NonFiniteError, match=r"nan at step 6 .* up to step 5.* checkpoint 3 is"
+    NonFiniteError,
+    match=r"finite at step 6 \(loss nan.* up to step 5.* checkpoint 3 is",
   ):
     train_and_evaluate(config, tmp_path, task=task)
   assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_skipped_steps_are_counted_and_are_in_no_mean(tmp_path, capsys):
+  config = fake.config(log_every=2, max_skipped=2)
+  task = fake.FakeTask(config, nan_at=(2, 4, 5))
+  assert train_and_evaluate(config, tmp_path, task=task)["step"] == 8
+  assert "Step 6 is skipped (loss nan" in capsys.readouterr().out
+  rows = [r for r in read_metrics(tmp_path) if r["split"] == "train"]
+  skipped = {r["step"]: r["skipped"] for r in rows}
+  assert skipped == {2: 0, 4: 1, 6: 3, 8: 3}
+  for row in rows:
+    # Of steps that were all skipped there is nothing to take a mean of.
+    nothing_left = row["step"] == 6
+    assert ("loss" in row) == (not nothing_left)
+    assert np.isfinite(row.get("loss", 0)) and row["steps_per_second"] > 0
+  assert np.isfinite(np.load(tmp_path / "exported.npy")).all()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_too_many_skipped_steps_in_a_row_name_their_range(tmp_path, accumulate):
+  config = fake.config(max_skipped=2, checkpoint_every=5, accumulate=accumulate)
+  task = fake.FakeTask(config, nan_at=(1, 3, 4, 5))
+  with pytest.raises(
+    NonFiniteError,
+    match=r"from step 4 to 6 .* up to step 3\): 3 skipped in a row where"
+    r" config.max_skipped = 2, 4 in all; checkpoint 5 is the last",
+  ):
+    train_and_evaluate(config, tmp_path, task=task)
+  # What was saved amid them is what step 3 left, and goes on counting.
+  healed = fake.FakeTask(config)
+  assert train_and_evaluate(config, tmp_path, task=healed)["step"] == 8
+  rows = {r["step"]: r for r in read_metrics(tmp_path) if r["split"] == "train"}
+  assert rows[8]["skipped"] == 3 and np.isfinite(rows[6]["loss"])
+
+
+def test_an_average_on_the_host_makes_the_same_run(unbroken, tmp_path, capsys):
+  config = fake.config()
+  config.optimizer.ema_on_host = True
+
+  def stop(step):
+    if step == 4:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  kinds = []
+
+  class Task(fake.FakeTask):
+    def pictures(self, state):
+      kinds.append(state.eval_params["head"]["kernel"].sharding.memory_kind)
+      return super().pictures(state)
+
+  config.sample_every = 2
+  train_and_evaluate(config, tmp_path, task=Task(config, on_step=stop))
+  train_and_evaluate(config, tmp_path, task=Task(config))
+  assert losses(tmp_path) == losses(unbroken)
+  # The average is a program of its own, and may round its last bit otherwise.
+  heldout = losses(tmp_path, "heldout")
+  assert heldout == pytest.approx(losses(unbroken, "heldout"), rel=1e-5)
+  np.testing.assert_allclose(
+    np.load(tmp_path / "exported.npy"),
+    np.load(unbroken / "exported.npy"),
+    rtol=1e-6,
+  )
+  assert kinds == ["device"] * 4
+  assert (
+    "ema_params (as the parameters, on the host)" in capsys.readouterr().out
+  )
+  inherited = fake.config(init_from=str(unbroken), num_steps=1)
+  inherited.optimizer.ema_on_host = True
+  start = tmp_path / "start"
+  train_and_evaluate(inherited, start, task=fake.FakeTask(inherited))
+  assert list(losses(start)) == [1]
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused(tmp_path):
+  for accumulate, sentence in (
+    (3, r"batch_size = 4 is not .* config.accumulate = 3 times the 1 parts"),
+    (0, r"config.accumulate is a whole number from 1 on, got 0\."),
+  ):
+    with pytest.raises(ValueError, match=sentence):
+      run(tmp_path, accumulate=accumulate)
+
+
+def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch, unbroken):
+  assert "mfu" not in read_metrics(unbroken)[-2]
+  monkeypatch.setitem(chips.PEAK_FLOPS, "cpu", 1e9)
+  run(tmp_path, num_steps=2)
+  row = next(r for r in read_metrics(tmp_path) if r["step"] == 2)
+  # x @ kernel and the gradient of the kernel: 4 rows of 4 entries.
+  assert row["mfu"] == pytest.approx(64 * row["steps_per_second"] / 1e9)
+
+
+def test_a_profile_of_steps_lies_in_the_workdir(tmp_path, capsys):
+  config = fake.config(num_steps=4)
+  task = fake.FakeTask(config)
+  train_and_evaluate(config, tmp_path, task=task, profile_steps="2:3")
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+  out = capsys.readouterr().out
+  assert f"Profile of steps 2 to 3: {tmp_path / 'profile'}" in out
+  config.num_steps = 8
+  with pytest.raises(ValueError, match=r"=4:6 begins with step 4.* step 4;"):
+    train_and_evaluate(config, tmp_path, task=task, profile_steps="4:6")
+
+
+@pytest.mark.parametrize("steps", ["3", "a:b", "0:2", "5:4", "5:9"])
+def test_steps_that_cannot_be_profiled(steps, tmp_path):
+  config = fake.config()
+  with pytest.raises(ValueError, match=rf"from 1 to 8 .* got '{steps}'\."):
+    train_and_evaluate(config, tmp_path, profile_steps=steps)
 
 
 def test_init_from_takes_averaged_parameters_and_starts_at_step_zero(

@@ -13,6 +13,7 @@ from configs import star_scenes64
 from star_jax.model.star import KeptTokens
 from star_jax.train import kept_tokens, loop
 from star_jax.train.curves import read_curves
+from star_jax.train.global_arrays import place
 from star_jax.train.logging import read_metrics
 from star_jax.train.progressive import build_stages
 from star_jax.train.transformer_task import TransformerTask
@@ -178,7 +179,9 @@ def test_a_run_compiles_once_a_stage_and_goes_on_as_if_unbroken(
   monkeypatch.setattr(loop, "train_step", quick.train_step)
   monkeypatch.setattr(loop.report.flops_lib, "count_flops", lambda *_: 0)
   monkeypatch.setattr(
-    loop, "init_state", lambda task, tx, seed: quick.init_state(task, tx)
+    loop,
+    "init_state",
+    lambda task, tx, seed, places: place(quick.init_state(task, tx), places),
   )
 
   def stop(state, batch, key):

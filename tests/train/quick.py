@@ -12,12 +12,12 @@ OPTIONS = {"xla_backend_optimization_level": 0}
 
 train_step = jax.jit(
   step_lib.train_step.__wrapped__,
-  static_argnames=("loss_fn", "optimizer"),
+  static_argnames=("loss_fn", "optimizer", "mesh", "accumulate"),
   compiler_options=OPTIONS,
 )
 eval_step = jax.jit(
   step_lib.eval_step.__wrapped__,
-  static_argnames="loss_fn",
+  static_argnames=("loss_fn", "mesh"),
   compiler_options=OPTIONS,
 )
 

@@ -1,5 +1,7 @@
 """Stage 1: learning, codebook start, revival of dead codes, export."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,22 @@ def test_step_lowers_the_loss_and_tracks_usage(pieces):
     state.eval_params, state.extra, {}, batch, key, loss_fn=task.loss
   )
   assert np.isfinite(evaluated["psnr"])
+
+
+def test_parts_of_a_batch_count_the_same_codes(pieces):
+  task, _, state = pieces
+  image = next(task.train_batches())["image"]
+
+  @functools.partial(jax.jit, compiler_options=quick.OPTIONS)
+  def usage(params, extra, image):
+    args = (params, extra, {}, {"image": image}, jax.random.key(0), 0)
+    return task.loss(*args)[1][1]["usage_KV"]
+
+  whole = usage(state.params, state.extra, image)
+  parts = [usage(state.params, state.extra, image[i::2]) for i in range(2)]
+  assert np.any(parts[0] != parts[1])
+  # What a step with two parts makes of them.
+  np.testing.assert_allclose(sum(parts) / 2, whole, rtol=1e-6)
 
 
 def test_codebook_starts_from_features_in_parameters_and_average(pieces):
