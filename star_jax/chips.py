@@ -1,0 +1,70 @@
+"""What accelerators can do at most, by their makers' data sheets.
+
+Sources: cloud.google.com/tpu/docs/v5e, /v5p and /v6e for peak compute, HBM and
+the interconnect of a chip (1600, 4800 and 3200 Gbit/s, which are divided by its
+4, 6 and 4 links here); NVIDIA's data sheets of the A100 80GB SXM and the H100
+SXM for peak compute (dense, no sparsity) and bandwidth; the memory of both cards
+is what XLA keeps for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """Peaks of one chip.
+
+  Attributes:
+    name: short, as users write it.
+    title: as tables show it.
+    flops: of bfloat16 with float32 sums, FLOP/s.
+    hbm_bytes: memory.
+    hbm_bandwidth: bytes/s.
+    link_bandwidth: of one link to a neighbour in one direction, bytes/s; 0: no
+      torus.
+    torus_axes: of the interconnect; two links each.
+    matrix_side: of the matrix unit, in elements; 0: not a systolic array.
+    device_kinds: `jax.Device.device_kind` of it.
+  """
+
+  name: str
+  title: str
+  flops: float
+  hbm_bytes: int
+  hbm_bandwidth: float
+  link_bandwidth: float = 0.0
+  torus_axes: int = 0
+  matrix_side: int = 0
+  device_kinds: tuple[str, ...] = ()
+
+
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    Chip(
+      "v5e", "TPU v5e", 197e12, 16 * 2**30, 819e9,
+      link_bandwidth=50e9, torus_axes=2, matrix_side=128,
+      device_kinds=("TPU v5 lite", "TPU v5e"),
+    ),
+    Chip(
+      "v5p", "TPU v5p", 459e12, 95 * 2**30, 2765e9,
+      link_bandwidth=100e9, torus_axes=3, matrix_side=128,
+      device_kinds=("TPU v5", "TPU v5p"),
+    ),
+    Chip(
+      "v6e", "TPU v6e", 918e12, 32 * 2**30, 1600e9,
+      link_bandwidth=100e9, torus_axes=2, matrix_side=256,
+      device_kinds=("TPU v6 lite", "TPU v6e"),
+    ),
+    Chip(
+      "a100", "NVIDIA A100-SXM4-80GB", 312e12, 85_100_068_864, 2039e9,
+      device_kinds=("NVIDIA A100-SXM4-80GB",),
+    ),
+    Chip(
+      "h100", "NVIDIA H100-SXM5-80GB", 989e12, 84_929_347_584, 3350e9,
+      device_kinds=("NVIDIA H100 80GB HBM3",),
+    ),
+  )
+}  # fmt: skip
