@@ -96,16 +96,14 @@ def main(argv):
   if not batches and _WHAT.value == "train" and ":" in _TARGET.value:
     batches = [str(config.batch_size)]
   request = commands.Request.of(
-    _TARGET.value, batches, name, config.mesh, _OUT.value
+    _TARGET.value, batches, Path(name).stem, config.mesh, _OUT.value
   )
   if _WHAT.value == "train":
     config.unlock()
     config.model = ConfigDict(found.model)
     within = commands.check_training(request, config)
   elif _WHAT.value == "layer":
-    within = commands.check_layer(
-      request, found.model, config.text.max_tokens
-    )
+    within = commands.check_layer(request, found.model, config.text.max_tokens)
   else:
     within = commands.check_sampler(
       request,

@@ -3,8 +3,8 @@
 Sources: cloud.google.com/tpu/docs/v5e, /v5p and /v6e for peak compute, HBM and
 the interconnect of a chip (1600, 4800 and 3200 Gbit/s, which are divided by its
 4, 6 and 4 links here); NVIDIA's data sheets of the A100 80GB SXM and the H100
-SXM for peak compute (dense, no sparsity) and bandwidth; the memory of both cards
-is what XLA keeps for them.
+SXM for peak compute (dense, no sparsity) and bandwidth; the memory of both
+cards is what XLA keeps for them.
 """
 
 from __future__ import annotations

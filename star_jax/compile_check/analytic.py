@@ -57,10 +57,11 @@ def training_flops(
   and the two gradients of each make 12 C a pair and layer. Pairs are
   sum_k l_k (l_1 + ... + l_k) in self-attention and L T in cross-attention.
 
-  With remat every layer runs forward once more, 8 N D, and self-attention a
-  third time, since its blocks keep no probabilities: 20 C a pair, and 16 C in
-  cross-attention. The frozen quantizer, which makes the input, is not counted
-  (some GFLOP).
+  With remat every layer runs forward once more, 8 N D, but for the last product
+  of the MLP, whose result no gradient asks for unless it is modulated; and
+  self-attention a third time, since its blocks keep no probabilities: 20 C a
+  pair, and 16 C in cross-attention. The frozen quantizer, which makes the
+  input, is not counted (some GFLOP).
 
   Args:
     config: of the model.
@@ -75,18 +76,20 @@ def training_flops(
     _SCALES: len(lengths),
     _ONCE: 1,
   }
-  layers = others = 0
+  layers = others = last = 0
   for path, shape in expected_shapes(Star(config)).items():
     found = next((use for key, use in _USES if re.search(key, path)), None)
     weights = math.prod(shape) * uses[found] if found else 0
     if path.startswith("blocks/"):
       layers += weights
+      if path.endswith("fc2/kernel") and config.adaptive_norm == "none":
+        last = weights
     else:
       others += weights
   own = int(np.dot(lengths, np.cumsum(lengths)))
   cross = sum(lengths) * text_tokens if config.cross_attention else 0
   scale = batch * config.depth * config.width
-  again = 2 * batch * layers + scale * (8 * own + 4 * cross)
+  again = 2 * batch * (layers - last) + scale * (8 * own + 4 * cross)
   model = 6 * batch * (layers + others) + 12 * scale * (own + cross)
   return Analytic(model, model + (again if config.remat else 0))
 

@@ -69,7 +69,8 @@ class Bounds:
       **parts,
       "bound": self.roofline.bound,
       "bytes_sent": self.roofline.bytes_sent,
-      "largest_all_gather": gathered and dataclasses.asdict(gathered.collective),
+      "largest_all_gather": gathered
+      and dataclasses.asdict(gathered.collective),
     }
 
 

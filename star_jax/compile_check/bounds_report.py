@@ -49,7 +49,7 @@ def _print_flops(bounds: Bounds) -> bool:
   print_row(["---"] * 2)
   for name, flops in rows.items():
     if flops is not None:
-      print_row((name, f"{flops / 1e12:.3f}"))
+      print_row((name, f"{flops / 1e12:.4g}"))
   if bounds.excess is None:
     return True
   return _verdict(
@@ -82,17 +82,18 @@ def _print_collectives(bounds: Bounds, layer_bytes: int | None) -> bool:
   print("\nThe longest waits, and the largest all-gather:\n")
   print_row(("waited, ms", "alone, ms", "runs", "what", "devices", "made by"))
   print_row(["---"] * 6)
+  gathered = bounds.largest_all_gather
   for sent in sorted(bounds.roofline.sent, key=lambda s: -s.exposed)[:_SHOWN]:
     _print_sent(sent)
+  if gathered is not None:
+    _print_sent(gathered)
   within = _verdict(
     f"Time with nothing but collectives: {bounds.exposed:.1%}",
     bounds.exposed <= EXPOSED_LIMIT,
     f"{EXPOSED_LIMIT:.0%}",
   )
-  gathered = bounds.largest_all_gather
   if gathered is None or layer_bytes is None:
     return within
-  _print_sent(gathered)
   within &= _verdict(
     f"The largest all-gather: {gathered.collective.size / 1e6:.1f} MB",
     gathered.collective.size <= layer_bytes,

@@ -1,9 +1,9 @@
 """What devices send each other in a compiled program, and how long that takes.
 
-Times are those of rings on the torus that TPU chips are connected by (all-gather
-of V bytes over g devices: V (g - 1) / g over the bandwidth of the ring;
-all-reduce twice that; all-to-all a quarter, since pieces travel a quarter of the
-ring on average), without latencies.
+Times are those of rings on the torus that TPU chips are connected by
+(all-gather of V bytes over g devices: V (g - 1) / g over the bandwidth of the
+ring; all-reduce twice that; all-to-all a quarter of all data of the group since
+pieces travel a quarter of the ring on average), without latencies.
 """
 
 from __future__ import annotations

@@ -165,8 +165,8 @@ def check_sampler(
     raise ValueError(f"--refine is one of {list(REFINEMENTS)}, got {refine!r}.")
   if REFINEMENTS[refine] and head is None:
     raise ValueError(
-      f"{request.model} has no refinement head: --refine=off, or a .json file of"
-      ' settings with "refine".'
+      f"{request.model} has no refinement head: --refine=off, or a .json file"
+      ' of settings with "refine".'
     )
   config = SamplerConfig(
     refine=REFINEMENTS[refine],

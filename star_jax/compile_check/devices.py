@@ -15,8 +15,8 @@ from jax.experimental import topologies
 
 from star_jax.chips import CHIPS, Chip
 
-# The compiler's idea of a card: the numbers that XLA itself keeps for it, of the
-# A100 in xla/tools/hlo_opt/gpu_specs/a100_sxm_80.txtpb, of the H100 in
+# The compiler's idea of a card: the numbers that XLA itself keeps, of the A100
+# in xla/tools/hlo_opt/gpu_specs/a100_sxm_80.txtpb, of the H100 in
 # xla/backends/gpu/autotuner/cublas_test.cc.
 _CARD = """
 gpu_device_info {{
@@ -94,8 +94,10 @@ class Target:
       return "CPU"
     if self.sides:
       return f"{self.chip.title}, a slice of {'x'.join(map(str, self.sides))}"
-    return f"{self.chip.title}, one chip" if self.platform == "tpu" else (
-      self.chip.title
+    return (
+      f"{self.chip.title}, one chip"
+      if self.platform == "tpu"
+      else (self.chip.title)
     )
 
   @property
@@ -124,6 +126,8 @@ class Target:
       return jax.devices()[:1]
     # Otherwise the TPU compiler asks the network what machine this is.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # No chip is taken, so that several may compile at the same time.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     options, name = {}, self.name if self.sides else _ONE_CHIP.get(self.name)
     if self.platform == "cuda":
       card = _CARDS[self.chip.name]

@@ -191,9 +191,9 @@ class Module:
       for name in i.called
     )
 
-  def inside(self, computation: Computation) -> Iterator[
-    tuple[Computation, Instruction]
-  ]:
+  def inside(
+    self, computation: Computation
+  ) -> Iterator[tuple[Computation, Instruction]]:
     """Every instruction of a fused computation and of those fused into it."""
     for instruction in computation.instructions:
       yield computation, instruction

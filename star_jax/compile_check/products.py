@@ -60,7 +60,11 @@ def product_of(
 
 def _dot(i: Instruction, left: Shape, right: Shape, passes: int) -> Product:
   batch, contract = (
-    [int(x) for x in i.attribute(f"lhs_{kind}_dims").strip("{}").split(",") if x]
+    [
+      int(x)
+      for x in i.attribute(f"lhs_{kind}_dims").strip("{}").split(",")
+      if x
+    ]
     for kind in ("batch", "contracting")
   )
   outer = math.prod(left.dims[x] for x in batch)
@@ -87,11 +91,9 @@ def _convolution(
     taps = right.dims[rhs.index(str(axis))]
     hits = _pairs(left.dims[lhs.index(str(axis))], taps, count, axis, window)
     pairs *= hits
-    if taps == 1:
-      # One tap: the axis is more rows of the same product.
-      rows *= hits
-    else:
-      outer *= hits
+    # Every tap is a product; the places that it meets are its rows.
+    outer *= taps
+    rows *= -(-hits // taps)
   flops = 2 * result.dims[out.index("b")] * depth * columns * pairs
   return Product(flops, outer, rows, depth, columns, passes)
 

@@ -111,7 +111,9 @@ def sampler_program(
   head = None
   if config.refine is not None:
     head = modules["refine"] = RefineHead(star, refine)
-  sampler = build_sampler(modules["star"], modules["tokenizer"], config, head, mesh)
+  sampler = build_sampler(
+    modules["star"], modules["tokenizer"], config, head, mesh
+  )
   params = {
     name: _stored(parameter_tree(module), storage)
     for name, module in modules.items()

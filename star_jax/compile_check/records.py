@@ -45,5 +45,6 @@ def write(
 def read(folder: Path) -> list[dict[str, Any]]:
   """All that was kept there."""
   return [
-    json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))
+    json.loads(path.read_text("utf-8"))
+    for path in sorted(folder.glob("*.json"))
   ]

@@ -1,8 +1,8 @@
 """How long a compiled TPU program takes at the least, by what its chip can do.
 
 The schedule is walked: an instruction takes the longer of its products on the
-matrix unit (tile padding and passes counted) and its bytes over the bandwidth of
-HBM. Copies and collectives that the program starts and waits for later run
+matrix unit (tile padding and passes counted) and its bytes over the bandwidth
+of HBM. Copies and collectives that the program starts and waits for later run
 beside, each kind in a queue of its own; what a wait has to wait is exposed.
 Vector work, latencies and the start of programs are not counted: it is a bound.
 """

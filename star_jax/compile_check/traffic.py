@@ -1,9 +1,9 @@
 """Bytes that an instruction of a compiled program moves between HBM and a core.
 
-Arrays that a TPU compiler has placed in VMEM (memory space 1) cost nothing here:
-they come and go by copies of their own, which are counted. What is inside of a
-fusion never reaches memory; an operand of which it reads slices counts as those,
-a result that it updates in place as the update.
+Arrays that a TPU compiler has placed in VMEM (memory space 1) cost nothing
+here: they come and go by copies of their own, which are counted. What is inside
+of a fusion never reaches memory; an operand of which it reads slices counts as
+those, a result that it updates in place as the update.
 """
 
 from __future__ import annotations
