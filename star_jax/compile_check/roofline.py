@@ -202,6 +202,8 @@ class _Walk:
     ends = any(_DONE in x for x in targets)
     for one in sent:
       if f"#{one.channel}" not in self.open:
+        name = one.op_name or i.op_name
+        one = dataclasses.replace(one, op_name=name)
         self._begin(f"#{one.channel}", one)
         # A fusion that neither starts nor goes on with one is all of it.
         ends = ends or not starts
