@@ -141,6 +141,14 @@ class _Walks:
   def __init__(self, module: Module, chip: Chip, torus: Torus):
     self.module, self.chip, self.torus = module, chip, torus
     self._known: dict[str, Roofline] = {}
+    # Collectives that one fusion starts and others, maybe in a loop in
+    # between, go on with.
+    self.staged = frozenset(
+      one.channel
+      for computation in module.computations.values()
+      if any(_START in i.attributes for i in computation.instructions)
+      for one in collectives_in(module, computation, len(torus.coords))
+    )
 
   def of(self, computation: Computation) -> Roofline:
     if computation.name not in self._known:
@@ -200,22 +208,23 @@ class _Walk:
     targets = [x.attributes for _, x in self.module.inside(body)]
     starts = any(_START in x for x in targets)
     ends = any(_DONE in x for x in targets)
+    ended = []
     for one in sent:
-      if f"#{one.channel}" not in self.open:
+      key = f"#{one.channel}"
+      if starts or one.channel not in self.walks.staged:
         name = one.op_name or i.op_name
-        one = dataclasses.replace(one, op_name=name)
-        self._begin(f"#{one.channel}", one)
-        # A fusion that neither starts nor goes on with one is all of it.
-        ends = ends or not starts
+        self._begin(key, dataclasses.replace(one, op_name=name))
+      # A fusion that is no stage of one is all of it.
+      if key in self.open and (ends or one.channel not in self.walks.staged):
+        ended.append(key)
     products = [
       product
       for inner, x in self.module.inside(body)
       if (product := product_of(x, inner))
     ]
     self._work(products, i)
-    if ends:
-      for one in sent:
-        self._end(f"#{one.channel}")
+    for key in ended:
+      self._end(key)
 
   def _start(self, i: Instruction) -> None:
     kind = i.kind.removesuffix("-start")
