@@ -85,16 +85,23 @@ def _convolution(
   rows = result.dims[out.index("b")]
   depth = right.dims[rhs.index("i")]
   columns = result.dims[out.index("f")]
-  pairs = outer = 1
+  flops, outer = 2 * rows * depth * columns, 1
   for axis in range(len(out) - 2):
+    length = left.dims[lhs.index(str(axis))]
     count = result.dims[out.index(str(axis))]
     taps = right.dims[rhs.index(str(axis))]
-    hits = _pairs(left.dims[lhs.index(str(axis))], taps, count, axis, window)
-    pairs *= hits
-    # Every tap is a product; the places that it meets are its rows.
-    outer *= taps
-    rows *= -(-hits // taps)
-  flops = 2 * result.dims[out.index("b")] * depth * columns * pairs
+    hits = _pairs(length, taps, count, axis, window)
+    flops *= hits
+    if length == 1:
+      # Each tap has a place of its own: a second axis of columns.
+      columns *= hits
+    elif count == 1:
+      # All taps add up in one place: a second axis that is summed over.
+      depth *= hits
+    else:
+      # Every tap is a product; the places that it meets are its rows.
+      outer *= taps
+      rows *= -(-hits // taps)
   return Product(flops, outer, rows, depth, columns, passes)
 
 

@@ -56,8 +56,33 @@ def test_a_second_output_axis_slides_over_padding():
     " dim_labels=0bf1_i1o0->0b1f",
   )
   assert found.flops == 2 * 2 * 341 * 256 * 3 * 128
-  # Rows of both pictures are rows of one product.
-  assert shape(found) == (3, 682, 256, 128)
+  # Rows of both pictures are rows of one product, q, k and v its columns.
+  assert shape(found) == (1, 682, 256, 384)
+
+
+def test_a_second_axis_that_is_summed_over():
+  # The gradient of a weight: eight pictures of 77 tokens each.
+  found = product(
+    "bf16[1920,8,77]",
+    "bf16[8,77,1024]",
+    "bf16[1920,1024,1]",
+    "window={size=77}, dim_labels=bf0_i0o->bf0",
+  )
+  assert found.flops == 2 * 1920 * 8 * 77 * 1024
+  assert shape(found) == (1, 1920, 616, 1024)
+  assert found.padded_flops(128) == 2 * 1920 * 640 * 1024
+
+
+def test_a_convolution_is_a_product_a_tap():
+  found = product(
+    "f32[2,16,16,32]",
+    "f32[3,3,32,32]",
+    "f32[2,16,16,32]",
+    "window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f",
+  )
+  assert found.flops == 2 * 2 * 32 * 32 * 46**2
+  # 46 of 48 meet an element: 15.3 places a tap and side.
+  assert shape(found) == (9, 2 * 16 * 16, 32, 32)
 
 
 @pytest.mark.parametrize(
