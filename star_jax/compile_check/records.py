@@ -28,6 +28,7 @@ def write(
     "target": request.target.name,
     "mesh": {name: size for name, size in mesh.items() if size > 1},
     "batch": batch,
+    "parts": request.unit,
     "memory": {**sizes, "peak": memory.peak, "of": request.target.memory},
     "bounds": bounds and bounds.figures(),
   }
