@@ -5,8 +5,8 @@
 
 compiles what is not in the folder yet, one program after the other, each by
 launch/compile_check.py in a process of its own, and writes the table of all
-that is there. A program may take an hour: it can be stopped at any time and goes on
-with the next one. --only=v5p takes the targets and models of that name.
+that is there. A program may take an hour: it can be stopped at any time and
+goes on with the next one. --only=v5p takes the targets and models of that name.
 """
 
 from __future__ import annotations
