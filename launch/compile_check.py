@@ -1,15 +1,18 @@
-"""Compiles our programs for a chip that is not here; prints their memory.
+"""Compiles our programs for chips that are not here: memory, FLOPs, roofline.
 
-  python launch/compile_check.py --what=sample --batch=1,4,8,max
-  python launch/compile_check.py --what=train --device=v5p
-  python launch/compile_check.py --what=layer --device=v5e
+  python launch/compile_check.py --config=configs/star_1024.py \
+    --target=v5e:16x16 --config.mesh.fsdp=64 --config.mesh.sequence=4
+  python launch/compile_check.py --what=sample --target=a100 --batch=1,4,8,max
+  python launch/compile_check.py --what=layer --target=v5e
 
 Nothing is run and no weight is drawn. TPU programs need the package libtpu,
 GPU programs jax-cuda13-plugin and jax-cuda13-pjrt (pip install --no-deps, the
-version of jax); no such chip is needed. --what=train also looks through the
-compiled program for the largest array of attention (0.5 GiB per image and layer
-are allowed), --what=layer at the temporaries of one layer's attention (1 GB);
-exit status 1 says that one is exceeded.
+version of jax); no such chip is needed. A training step of the config is cut
+over config.mesh. Exit status 1 says that a limit is exceeded: an all-gather
+larger than the weights of one layer, more than 10% of the time with nothing but
+collectives, more than 8% between FLOPs by formula and compiled, an array of
+attention above 0.5 GiB per image and layer, with --what=layer 1 GB of
+temporaries.
 """
 
 from __future__ import annotations
@@ -20,24 +23,37 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
 from star_jax.cli import run_main
 
+_CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  "configs/star_1024.py",
+  "Training config; keys change with --config.key=value.",
+)
 _PRESET = flags.DEFINE_string(
   "preset",
-  "star_d30_1024",
-  "Model in configs/presets.py, or a .json file of settings.",
+  None,
+  "Model in configs/presets.py, or a .json file of settings, instead of the"
+  " config's.",
 )
-_DEVICE = flags.DEFINE_string(
-  "device", "a100-80gb", "a100-80gb, v5e, v5p (one chip) or cpu."
+_TARGET = flags.DEFINE_string(
+  "target",
+  "a100",
+  "v5e, v5p, v6e (one chip), a slice such as v5e:16x16 or v5p:4x4x4, a100, h100"
+  " or cpu.",
 )
 _WHAT = flags.DEFINE_enum(
-  "what", "sample", ["sample", "train", "layer"], "Which program."
+  "what", "train", ["sample", "train", "layer"], "Which program."
 )
 _BATCH = flags.DEFINE_list(
-  "batch", ["1"], "Pictures at once; max looks for the largest that fits."
+  "batch",
+  [],
+  "Pictures at once over all devices; max looks for the largest that fits. By"
+  " default the config's for training on a slice, else one a part of the mesh.",
 )
-_TEXT_TOKENS = flags.DEFINE_integer("text_tokens", 77, "Of a caption.", 1)
+_OUT = flags.DEFINE_string("out", None, "Folder for the figures, as JSON.")
 _REFINE = flags.DEFINE_string(
   "refine", "transformer_first", "Stable sampling: off, head or that."
 )
@@ -60,24 +76,40 @@ def main(argv):
   # Constants are made here; only the programs are for the other chip.
   jax.config.update("jax_platforms", "cpu")
   from configs.presets import PRESETS, REFINE_HEADS, TOKENIZERS
-  from configs.star_256 import get_config
   from star_jax.compile_check import commands
   from star_jax.convert.preset import read_preset
 
-  found = read_preset(
-    _PRESET.value, PRESETS, TOKENIZERS["vae_ch160"], "", REFINE_HEADS
+  config = _CONFIG.value
+  own = config.model.to_dict()
+  name = _PRESET.value or next(
+    (n for n, model in PRESETS.items() if ConfigDict(model).to_dict() == own),
+    Path(flags.FLAGS["config"].config_filename).stem,
   )
-  target = commands.Target.of(_DEVICE.value, _BATCH.value, _PRESET.value)
+  found = read_preset(
+    name,
+    PRESETS if _PRESET.value else {**PRESETS, name: own},
+    TOKENIZERS["vae_ch160"],
+    "",
+    REFINE_HEADS,
+  )
+  batches = _BATCH.value
+  if not batches and _WHAT.value == "train" and ":" in _TARGET.value:
+    batches = [str(config.batch_size)]
+  request = commands.Request.of(
+    _TARGET.value, batches, Path(name).stem, config.mesh, _OUT.value
+  )
   if _WHAT.value == "train":
-    within = commands.check_training(target, get_config("d30"), found.model)
+    config.unlock()
+    config.model = ConfigDict(found.model)
+    within = commands.check_training(request, config)
   elif _WHAT.value == "layer":
-    within = commands.check_layer(target, found.model, _TEXT_TOKENS.value)
+    within = commands.check_layer(request, found.model, config.text.max_tokens)
   else:
     within = commands.check_sampler(
-      target,
+      request,
       found.model,
       found.tokenizer,
-      text_tokens=_TEXT_TOKENS.value,
+      text_tokens=config.text.max_tokens,
       refine=_REFINE.value,
       head=found.refine,
       storage=_STORAGE.value,

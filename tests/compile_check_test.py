@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
+from ml_collections import ConfigDict
 
-from star_jax import testing
+from star_jax import sharding, testing
 from star_jax.compile_check import commands, devices, memory, programs, report
 from star_jax.compile_check.intermediates import arrays_of, attention_arrays
 from star_jax.model import blocks
@@ -18,7 +19,7 @@ from star_jax.scales import ScaleSchedule
 from star_jax.shapes import parameter_tree
 from star_jax.tokenizer.vqvae import VQVAE
 
-CPU = devices.find_chip("cpu")
+CPU = devices.find_target("cpu")
 # Hand-made: a fusion of two arrays, one of a tuple, and what has no array.
 HLO = """
 HloModule jit_step
@@ -213,21 +214,46 @@ def test_what_does_not_fit_says_how_much_it_asked_for():
 
 
 def test_bad_requests_are_one_sentence(monkeypatch):
-  with pytest.raises(ValueError, match="--device is one of a100-80gb, v5e"):
-    commands.Target.of("v100", ["1"], "m")
+  of = commands.Request.of
+  for name in ("v100", "v5e:4x", "cpu:2"):
+    with pytest.raises(ValueError, match="--target is one of v5e, v5p, v6e"):
+      of(name, ["1"], "m")
+  with pytest.raises(ValueError, match="A slice of TPU v5p has 3 sides"):
+    of("v5p:4x4", ["1"], "m")
+  with pytest.raises(ValueError, match="A100-SXM4-80GB has no slices"):
+    of("a100:2", ["1"], "m")
   with pytest.raises(ValueError, match="--batch takes positive whole numbers"):
-    commands.Target.of("cpu", ["0"], "m")
+    of("cpu", ["0"], "m")
   with pytest.raises(ValueError, match="--batch=max needs an accelerator"):
-    commands.Target.of("cpu", ["max"], "m")
+    of("cpu", ["max"], "m")
 
   def no_plugin(*args, **kwargs):
     raise RuntimeError("no plugin")
 
   monkeypatch.setattr(topologies, "get_topology_desc", no_plugin)
-  with pytest.raises(ValueError, match="v5e needs libtpu"):
-    commands.Target.of("v5e", ["1"], "m")
+  with pytest.raises(ValueError, match="v5e:2x2 needs libtpu"):
+    of("v5e:2x2", ["1"], "m")
   with pytest.raises(ValueError, match="pip install --no-deps jax-cuda13"):
-    commands.Target.of("a100-80gb", ["1"], "m")
+    of("a100", ["1"], "m")
+
+
+def test_batches_are_multiples_of_what_the_mesh_cuts_them_into():
+  with pytest.raises(
+    ValueError, match="--batch is a multiple of 4 on this mesh"
+  ):
+    report.print_memory("p", lambda batch: None, [6], CPU, unit=4)
+
+
+def test_bytes_are_those_of_one_device():
+  mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+  cut = sharding.batch_sharding(mesh)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  tree = {
+    "rows": jax.ShapeDtypeStruct((8, 3), "float32", sharding=cut),
+    "whole": jax.ShapeDtypeStruct((8, 3), "bfloat16"),
+    "key": key,
+  }
+  assert programs.bytes_of(tree) == 2 * 3 * 4 + 8 * 3 * 2 + 8
 
 
 @pytest.mark.long
@@ -236,8 +262,10 @@ def test_the_command_checks_a_training_step(capsys):
   from configs.star_256 import get_config
 
   model = {**PRESETS["test"], "remat": "layer", "dtype": "float32"}
-  target = commands.Target.of("cpu", ["2"], "test")
-  assert commands.check_training(target, get_config("d30"), model)
+  config = get_config("d30")
+  config.model = ConfigDict(model)
+  request = commands.Request.of("cpu", ["2"], "test")
+  assert commands.check_training(request, config)
   out = capsys.readouterr().out
   assert "not run" in out and "| training | 2 |" in out
   assert "attn" in out and "within" in out

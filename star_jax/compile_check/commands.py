@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from star_jax.compile_check import programs, report
-from star_jax.compile_check.devices import Chip, find_chip, sharding_of
+from star_jax import sharding
+from star_jax.compile_check import programs, records, report
+from star_jax.compile_check.analytic import layer_bytes, training_flops
+from star_jax.compile_check.bounds import bounds_of
+from star_jax.compile_check.bounds_report import bounds_within_limits
+from star_jax.compile_check.devices import Target, find_target
 from star_jax.metrics.benchmark import to_whole
 from star_jax.model.config import StarConfig
 from star_jax.model.refine import RefineConfig
 from star_jax.sampling.rounds import REFINEMENTS
 from star_jax.sampling.sampler import SamplerConfig
 from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.train.token_drop import TokenDrop
 
 MAX = "max"
 _REMAT_WORDS = {
@@ -28,44 +36,109 @@ _REMAT_WORDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Request:
   """What to compile for.
 
   Attributes:
-    chip, sharding: one chip and what puts arrays on it.
-    batches: pictures at once.
+    target, mesh: the devices; no mesh on the backend at hand.
+    batches: pictures at once, over all devices.
     largest: also the largest batch that fits.
     model: name of the model, for the tables.
+    out: folder of the figures; None: they are printed only.
   """
 
-  chip: Chip
-  sharding: jax.sharding.Sharding | None
+  target: Target
+  mesh: Mesh | None
   batches: tuple[int, ...]
   largest: bool
   model: str
+  out: Path | None = None
 
   @classmethod
-  def of(cls, device: str, batches: Sequence[str], model: str) -> Target:
-    """From the words of the flags.
+  def of(
+    cls,
+    target: str,
+    batches: Sequence[str],
+    model: str,
+    mesh: Mapping[str, int] | None = None,
+    out: str | None = None,
+  ) -> Request:
+    """From the words of the flags; `mesh` as `config.mesh` has it.
 
     Raises:
-      ValueError: an unknown chip, a missing compiler or a bad batch.
+      ValueError: an unknown target, a missing compiler, a mesh that does not
+        divide the devices, or a bad batch.
     """
-    chip = find_chip(device)
+    found = find_target(target)
     sizes = tuple(to_whole("--batch", b) for b in batches if b != MAX)
-    if MAX in batches and not chip.memory:
-      raise ValueError(f"--batch=max needs an accelerator, not {chip.name}.")
-    return cls(chip, sharding_of(chip), sizes, MAX in batches, model)
+    if MAX in batches and not found.memory:
+      raise ValueError(f"--batch=max needs an accelerator, not {found.name}.")
+    placed = None
+    if found.platform:
+      placed = sharding.make_mesh(mesh or {}, found.devices())
+    folder = Path(out) if out else None
+    return cls(found, placed, sizes, MAX in batches, model, folder)
+
+  @property
+  def unit(self) -> int:
+    """Parts that the mesh cuts a batch into."""
+    if self.mesh is None:
+      return 1
+    return math.prod(self.mesh.shape[axis] for axis in sharding.BATCH)
+
+  @property
+  def where(self) -> str:
+    """The mesh, for the tables; "" for one device."""
+    if self.mesh is None or self.mesh.size == 1:
+      return ""
+    cut = ", ".join(f"{k}={n}" for k, n in self.mesh.shape.items() if n > 1)
+    return f", mesh {cut}"
 
   def print_memory(self, name: str, make: report.Make):
     """See `report.print_memory`."""
     return report.print_memory(
-      name, make, self.batches, self.chip, largest=self.largest
+      name,
+      make,
+      self.batches or (self.unit,),
+      self.target,
+      unit=self.unit,
+      largest=self.largest,
     )
+
+  def check(
+    self,
+    what: str,
+    found: Mapping[int, report.Compiled],
+    star: StarConfig,
+    analytic=lambda batch: None,
+  ) -> bool:
+    """Prints and keeps what each compiled batch costs.
+
+    Args:
+      what: name of the program in the files.
+      found: by batch.
+      star: of the model.
+      analytic: batch -> FLOPs by formula.
+
+    Returns:
+      Whether all are within the limits.
+    """
+    within = True
+    weights = layer_bytes(star, jnp.dtype(star.dtype).itemsize)
+    for batch, (program, memory) in found.items():
+      bounds = bounds_of(
+        program, memory, self.target, self.mesh, analytic(batch)
+      )
+      if self.out:
+        records.write(self, what, batch, memory, bounds)
+      if bounds:
+        print(f"\nBatch {batch}:")
+        within &= bounds_within_limits(bounds, self.target.title, weights)
+    return within
 
 
 def check_sampler(
-  target: Target,
+  request: Request,
   model: Mapping[str, Any],
   tokenizer: Mapping[str, Any],
   *,
@@ -76,10 +149,10 @@ def check_sampler(
   one_by_one: bool,
   decoder_dtype: str,
 ) -> bool:
-  """Memory of sampling with guidance.
+  """Memory and roofline of sampling with guidance.
 
   Args:
-    target: chip and batches.
+    request: devices and batches.
     model, tokenizer: settings.
     text_tokens: of a prompt.
     refine: a name in REFINEMENTS.
@@ -88,7 +161,7 @@ def check_sampler(
     one_by_one, decoder_dtype: see `SamplerConfig`.
 
   Returns:
-    True.
+    Whether it is within the limits.
 
   Raises:
     ValueError: settings that do not go together.
@@ -97,8 +170,8 @@ def check_sampler(
     raise ValueError(f"--refine is one of {list(REFINEMENTS)}, got {refine!r}.")
   if REFINEMENTS[refine] and head is None:
     raise ValueError(
-      f"{target.model} has no refinement head: --refine=off, or a .json file of"
-      ' settings with "refine".'
+      f"{request.model} has no refinement head: --refine=off, or a .json file"
+      ' of settings with "refine".'
     )
   config = SamplerConfig(
     refine=REFINEMENTS[refine],
@@ -116,7 +189,7 @@ def check_sampler(
       text_tokens=text_tokens,
       refine=RefineConfig(**head) if head else None,
       storage=storage,
-      sharding=target.sharding,
+      mesh=request.mesh,
     )
 
   decoder = "one picture after the other" if one_by_one else "all at once"
@@ -124,87 +197,104 @@ def check_sampler(
   if config.refine:
     refined = f" (scales from index {head['first_scale']})"
   report.print_head(
-    target.chip,
-    f"Sampling with {target.model}: guidance, refinement {refine}{refined},"
-    f" parameters in {storage}, layers in {star.dtype}, decoding {decoder} in"
-    f" {decoder_dtype}",
+    request.target,
+    f"Sampling with {request.model}{request.where}: guidance, refinement"
+    f" {refine}{refined}, parameters in {storage}, layers in {star.dtype},"
+    f" decoding {decoder} in {decoder_dtype}",
   )
-  target.print_memory("sampling", make)
-  return True
+  found = request.print_memory("sampling", make)
+  return request.check("sample", found, star)
 
 
-def check_training(target: Target, recipe, model: Mapping[str, Any]) -> bool:
-  """Memory of a training step, and the largest array of its attention.
+def check_training(request: Request, config: ConfigDict) -> bool:
+  """Memory and roofline of a training step, and the largest array of its
+  attention.
 
   Args:
-    target: chip and batches.
-    recipe: a training config of the stage "transformer"; its batch size, data
-      and model are replaced.
-    model: settings.
+    request: devices and batches.
+    config: of a run of the stage "transformer"; its batch size and data are
+      replaced.
 
   Returns:
-    Whether no attention array exceeds its limit, at the first batch.
+    Whether it is within the limits, arrays of attention at the first batch.
   """
-  config = recipe.copy_and_resolve_references()
-  config.model = ConfigDict(dict(model))
+  config = config.copy_and_resolve_references()
   config.data, config.classes = "synthetic", ()
+  star = StarConfig.from_dict(config.model.to_dict())
+  lengths = TokenDrop(**config.token_drop).lengths(star.schedule)
 
   def make(batch: int) -> programs.Program:
     config.batch_size = batch
-    return programs.training_program(config, target.sharding)
+    return programs.training_program(config, request.mesh)
 
-  star = StarConfig.from_dict(dict(model))
   remat = _REMAT_WORDS[star.remat]
   report.print_head(
-    target.chip,
-    f"A training step of {target.model}: {star.schedule.num_tokens} tokens,"
-    f" {config.optimizer.name} and an average of the parameters, {remat},"
-    f" layers in {star.dtype}",
+    request.target,
+    f"A training step of {request.model}{request.where}: {sum(lengths)} of"
+    f" {star.schedule.num_tokens} tokens, {config.optimizer.name} and"
+    f" {'an' if config.optimizer.ema_decay else 'no'} average of the"
+    f" parameters, {remat}, layers in {star.dtype}",
   )
-  found = target.print_memory("training", make)
+  found = request.print_memory("training", make)
   if not found:
     print("\nNothing was compiled, so no array was looked at.")
     return False
-  batch, memory = next(iter(found.items()))
-  return report.attention_within_limit(star, batch, memory)
+  within = request.check(
+    "train",
+    found,
+    star,
+    lambda batch: training_flops(
+      star, batch, text_tokens=config.text.max_tokens, lengths=lengths
+    ),
+  )
+  batch, (_, memory) = next(iter(found.items()))
+  pictures = -(-batch // request.unit)
+  return report.attention_within_limit(star, pictures, memory) and within
 
 
 def check_layer(
-  target: Target, model: Mapping[str, Any], text_tokens: int
+  request: Request, model: Mapping[str, Any], text_tokens: int
 ) -> bool:
   """Memory of one layer, forward and backward.
 
   Args:
-    target: chip and batches.
+    request: one device, and batches.
     model: settings.
     text_tokens: of a caption.
 
   Returns:
     Whether the temporaries of its self-attention alone are within the limit,
     in both dtypes, at the first batch.
+
+  Raises:
+    ValueError: several devices.
   """
+  if request.mesh is not None and request.mesh.size > 1:
+    raise ValueError(
+      f"--what=layer is for one chip, not for {request.target.name}."
+    )
   star = StarConfig.from_dict(dict(model))
   report.print_head(
-    target.chip,
-    f"One layer of {target.model}, forward and backward:"
+    request.target,
+    f"One layer of {request.model}, forward and backward:"
     f" {star.schedule.num_tokens} tokens, blocks of {star.query_block} queries",
   )
 
   def layer(batch: int) -> programs.Program:
     return programs.layer_program(
-      star, batch, text_tokens=text_tokens, sharding=target.sharding
+      star, batch, text_tokens=text_tokens, mesh=request.mesh
     )
 
   within = True
   for dtype in ("float32", "bfloat16"):
     config = dataclasses.replace(star, dtype=dtype)
     make = functools.partial(
-      programs.attention_program, config, sharding=target.sharding
+      programs.attention_program, config, mesh=request.mesh
     )
-    found = target.print_memory(f"self-attention, {dtype}", make)
+    found = request.print_memory(f"self-attention, {dtype}", make)
     within &= bool(found) and report.layer_within_limit(
-      *list(found.values())[:1]
+      next(iter(found.values())).memory
     )
     print()
-  target.print_memory(f"whole layer, {star.dtype}", layer)
+  request.print_memory(f"whole layer, {star.dtype}", layer)
   return within

@@ -9,10 +9,10 @@ the compilers keep.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable
 
+from star_jax.compile_check.hlo import Instruction, Module, Shape, parse
 from star_jax.model.config import StarConfig
 
 # Names of the attention modules in `model.blocks`, forward and backward.
@@ -22,15 +22,6 @@ _NO_ARRAY = frozenset((
   "parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
   "call", "optimization-barrier",
 ))  # fmt: skip
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(
-  r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$"
-)
-_ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
-_OP_NAME = re.compile(r'op_name="([^"]*)"')
-_CALLS = re.compile(r"calls=%?([\w.\-]+)")
-_TILE = re.compile(r"T\((\d+),(\d+)\)")
-_BITS = re.compile(r"\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +43,6 @@ class Array:
     return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-  name: str
-  kind: str
-  result: str
-  rest: str
-  is_root: bool
-
-  @property
-  def op_name(self) -> str:
-    found = _OP_NAME.search(self.rest)
-    return found.group(1) if found else ""
-
-
 def arrays_of(hlo: str) -> list[Array]:
   """Every array that the program writes to memory, largest first.
 
@@ -75,22 +52,15 @@ def arrays_of(hlo: str) -> list[Array]:
   Raises:
     ValueError: no instruction is found in it.
   """
-  computations = _read(hlo)
-  fused = {
-    _CALLS.search(i.rest).group(1)
-    for body in computations.values()
-    for i in body
-    if i.kind == "fusion"
-  }
-  found = []
-  for name, body in computations.items():
-    if name in fused:
-      continue
-    for instruction in body:
-      if instruction.kind not in _NO_ARRAY:
-        found += _results(instruction, computations)
-  if not found:
-    raise ValueError("The compiled program has no instruction that is known.")
+  module = parse(hlo)
+  found = [
+    array
+    for name, computation in module.computations.items()
+    if name not in module.fused
+    for instruction in computation.instructions
+    if instruction.kind not in _NO_ARRAY
+    for array in _results(instruction, module)
+  ]
   return sorted(found, key=lambda array: -array.size)
 
 
@@ -114,52 +84,23 @@ def attention_arrays(
   ]
 
 
-def _read(hlo: str) -> dict[str, list[_Instruction]]:
-  computations: dict[str, list[_Instruction]] = {}
-  body: list[_Instruction] = []
-  for line in hlo.splitlines():
-    if start := _COMPUTATION.match(line):
-      body = computations.setdefault(start.group(1), [])
-    elif found := _INSTRUCTION.match(line):
-      root, name, result, kind, rest = found.groups()
-      body.append(_Instruction(name, kind, result, rest, bool(root)))
-  return computations
-
-
-def _results(instruction: _Instruction, computations) -> list[Array]:
+def _results(instruction: Instruction, module: Module) -> list[Array]:
   """The arrays of one instruction, several where its result is a tuple."""
   names = [instruction.op_name]
   if instruction.kind == "fusion":
     # Each result of a fusion is named after what it is inside.
-    body = computations[_CALLS.search(instruction.rest).group(1)]
-    inside = {i.name: i.op_name for i in body}
-    root = next(i for i in body if i.is_root)
+    body = module.called(instruction)[0]
+    root = body.root
     if root.kind == "tuple":
-      operands = re.findall(r"%?([\w.\-]+)", root.rest.split(")")[0])
-      names = [inside.get(operand, "") for operand in operands]
+      names = [body.by_name[operand].op_name for operand in root.operands]
     else:
       names = [root.op_name]
     names = [name or instruction.op_name for name in names]
-  found = _ARRAY.findall(instruction.result)
+  found = instruction.results
   if len(names) != len(found):
     names = [instruction.op_name] * len(found)
-  return [_array(*text, name) for text, name in zip(found, names)]
+  return [_array(shape, name) for shape, name in zip(found, names)]
 
 
-def _array(dtype: str, axes: str, layout: str, op_name: str) -> Array:
-  shape = tuple(int(axis) for axis in axes.split(",") if axis)
-  bits = _BITS.search(dtype)
-  itemsize = max(int(bits.group()) // 8, 1) if bits else 1
-  return Array(itemsize * _padded(shape, layout), dtype, shape, op_name)
-
-
-def _padded(shape: tuple[int, ...], layout: str) -> int:
-  """Elements, with the two minor axes rounded up to the tiles of a TPU."""
-  tile = _TILE.search(layout)
-  order = [int(i) for i in layout.split(":")[0].split(",") if i]
-  if not tile or len(order) < 2:
-    return math.prod(shape)
-  sides = list(shape)
-  for axis, side in zip(order, map(int, reversed(tile.groups()))):
-    sides[axis] = -(-sides[axis] // side) * side
-  return math.prod(sides)
+def _array(shape: Shape, op_name: str) -> Array:
+  return Array(shape.padded_size, shape.dtype, shape.dims, op_name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from star_jax.compile_check.devices import Chip
+from star_jax.compile_check.devices import Target
 from star_jax.compile_check.programs import Program
 
 # Share of the memory that a program may take. The rest is for the driver's
@@ -22,7 +22,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes on the chip, by the compiler's own assignment of buffers.
+  """Bytes on one device, by the compiler's own assignment of buffers.
 
   Attributes:
     arguments, outputs, temporaries: of the program.
@@ -55,15 +55,15 @@ class DoesNotFit(ValueError):
     self.peak = peak
 
 
-def compile_program(program: Program, chip: Chip) -> Memory:
-  """Compiles for the chip that the program's arrays are on.
+def compile_program(program: Program, target: Target) -> Memory:
+  """Compiles for the devices that the program's arrays are on.
 
   Raises:
     DoesNotFit: TPU compilers refuse what is too large for the chip.
   """
   begin = time.perf_counter()
   try:
-    compiled = program.lowered.compile(compiler_options=chip.compiler_options)
+    compiled = program.lowered.compile(compiler_options=target.compiler_options)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

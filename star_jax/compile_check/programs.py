@@ -8,12 +8,16 @@ width, N: heads, d: head channels.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
+from star_jax import sharding
 from star_jax.model.attention import scale_causal_attention
 from star_jax.model.blocks import Block, BlockContext, LayerInputs
 from star_jax.model.config import StarConfig
@@ -30,13 +34,13 @@ from star_jax.shapes import parameter_tree
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
+from star_jax.train.flops import jaxpr_flops
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.state import create_state
 from star_jax.train.step import split_average, train_step
 from star_jax.train.transformer_task import TransformerTask
 
 PyTree = Any
-Sharding = jax.sharding.Sharding | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +49,15 @@ class Program:
 
   Attributes:
     lowered: before the chip's own compiler has seen it.
-    resident: abstract arrays that lie on the chip while it runs, its arguments
-      among them. A parameter that it does not read is no argument of it.
+    resident: abstract arrays that lie on the devices while it runs, its
+      arguments among them. A parameter that it does not read is no argument of
+      it.
+    flops: of its products, over all devices.
   """
 
   lowered: jax.stages.Lowered
   resident: PyTree
+  flops: int = 0
 
   @property
   def resident_bytes(self) -> int:
@@ -58,15 +65,20 @@ class Program:
 
 
 def bytes_of(tree: PyTree) -> int:
-  """Of all arrays in a tree, abstract or not; a typed key is its data."""
+  """Of all arrays in a tree, abstract or not, on one device; a typed key is its
+  data."""
 
-  def data(leaf):
+  def size(leaf) -> int:
+    placed = getattr(leaf, "sharding", None)
+    shape = placed.shard_shape(leaf.shape) if placed else leaf.shape
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      return jax.eval_shape(jax.random.key_data, leaf)
-    return leaf
+      leaf = jax.eval_shape(
+        jax.random.key_data, jax.ShapeDtypeStruct(shape, leaf.dtype)
+      )
+      shape = leaf.shape
+    return math.prod(shape) * leaf.dtype.itemsize
 
-  leaves = map(data, jax.tree.leaves(tree))
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+  return sum(map(size, jax.tree.leaves(tree)))
 
 
 def sampler_program(
@@ -78,7 +90,7 @@ def sampler_program(
   text_tokens: int,
   refine: RefineConfig | None = None,
   storage: str = "float32",
-  sharding: Sharding = None,
+  mesh: Mesh | None = None,
 ) -> Program:
   """Conditions to pictures, as `build_sampler` makes it.
 
@@ -90,7 +102,7 @@ def sampler_program(
     refine: of the head that `config.refine` asks.
     storage: dtype of the parameters on the chip, but for the quantizer, which
       stays float32.
-    sharding: of all arrays.
+    mesh: of the devices; None: the one at hand.
 
   Raises:
     ValueError: see `build_sampler`.
@@ -99,7 +111,9 @@ def sampler_program(
   head = None
   if config.refine is not None:
     head = modules["refine"] = RefineHead(star, refine)
-  sampler = build_sampler(modules["star"], modules["tokenizer"], config, head)
+  sampler = build_sampler(
+    modules["star"], modules["tokenizer"], config, head, mesh
+  )
   params = {
     name: _stored(parameter_tree(module), storage)
     for name, module in modules.items()
@@ -115,46 +129,52 @@ def sampler_program(
     )
 
   scalar, whole = _array(()), _array((), "int32")
-  arguments = _placed(
-    (
-      params,
-      given(batch),
-      given(1),
-      jax.eval_shape(lambda: sample_keys(0, np.arange(batch))),
-      Knobs(scalar, temperature=scalar, top_k=whole, top_p=scalar),
-    ),
-    sharding,
+  keys = jax.eval_shape(lambda: sample_keys(0, np.arange(batch)))
+  knobs = Knobs(scalar, temperature=scalar, top_k=whole, top_p=scalar)
+  arguments = (
+    _by_rules(params, mesh),
+    _cut(given(batch), mesh),
+    _whole(given(1), mesh),
+    _cut(keys, mesh),
+    _whole(knobs, mesh),
   )
-  return Program(sampler.lower(*arguments), arguments)
+  return _program(sampler, *arguments)
 
 
-def training_program(config, sharding: Sharding = None) -> Program:
+def training_program(config, mesh: Mesh | None = None) -> Program:
   """One training step of stage 2, all scales, as `train.loop` runs it.
 
   Args:
     config: of a run of the stage "transformer" with data = "synthetic", whose
       batches have the shapes of a token cache.
-    sharding: of all arrays.
+    mesh: of the devices; None: the one at hand.
+
+  Raises:
+    ValueError: the mesh does not divide the batch, the heads or an array.
   """
   task = TransformerTask(config)
+  if mesh is not None:
+    sharding.check_batch(mesh, config.batch_size)
+    sharding.check_heads(mesh, task.star_config.num_heads)
   optimizer = build_optimizer(config.optimizer, config.num_steps)
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(lambda k: create_state(task, optimizer, k), key)
   state, _ = split_average(state, optimizer)
-  arguments = _placed(
-    (state, task.frozen, next(task.train_batches()), key), sharding
-  )
-  lowered = train_step.lower(
-    *arguments,
+  return _program(
+    train_step,
+    _by_rules(state, mesh),
+    _by_rules(task.frozen, mesh),
+    _cut(next(task.train_batches()), mesh),
+    _whole(key, mesh),
     loss_fn=task.loss_at(config.num_steps),
     optimizer=optimizer,
+    mesh=mesh,
     accumulate=config.accumulate,
   )
-  return Program(lowered, arguments)
 
 
 def attention_program(
-  config: StarConfig, batch: int, sharding: Sharding = None
+  config: StarConfig, batch: int, mesh: Mesh | None = None
 ) -> Program:
   """Forward and backward of one layer's self-attention over all L tokens.
 
@@ -169,9 +189,8 @@ def attention_program(
     return jnp.sum(jnp.square(out_BNLd.astype(jnp.float32)))
 
   shape = (batch, config.num_heads, sum(lengths), config.head_dim)
-  arguments = _placed((_array(shape, config.dtype),) * 3, sharding)
-  lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arguments)
-  return Program(lowered, arguments)
+  arguments = _whole((_array(shape, config.dtype),) * 3, mesh)
+  return _program(jax.jit(jax.grad(loss, (0, 1, 2))), *arguments)
 
 
 def layer_program(
@@ -179,7 +198,7 @@ def layer_program(
   batch: int,
   *,
   text_tokens: int,
-  sharding: Sharding = None,
+  mesh: Mesh | None = None,
 ) -> Program:
   """Forward and backward of one whole layer over all L tokens, recomputed as
   with remat "layer": self-attention, cross-attention, MLP, and all their
@@ -231,9 +250,8 @@ def layer_program(
   )
   stacked = parameter_tree(Star(config))["blocks"]
   params = jax.tree.map(lambda x: _array(x.shape[1:], x.dtype), stacked)
-  arguments = _placed(({"params": params}, *inputs), sharding)
-  lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arguments)
-  return Program(lowered, arguments)
+  arguments = _whole(({"params": params}, *inputs), mesh)
+  return _program(jax.jit(jax.grad(loss, (0, 1, 2, 3))), *arguments)
 
 
 def _array(shape, dtype="float32") -> jax.ShapeDtypeStruct:
@@ -250,8 +268,37 @@ def _stored(params: PyTree, storage: str) -> PyTree:
   return jax.tree_util.tree_map_with_path(leaf, params)
 
 
-def _placed(tree: PyTree, sharding: Sharding) -> PyTree:
-  """Shapes and dtypes alone, on the chip."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-  )
+def _program(fn, *arguments, **static) -> Program:
+  """Traced, counted and lowered."""
+  traced = fn.trace(*arguments, **static)
+  return Program(traced.lower(), arguments, jaxpr_flops(traced.jaxpr.jaxpr))
+
+
+def _by_rules(tree: PyTree, mesh: Mesh | None) -> PyTree:
+  """Shapes and dtypes alone, where parameters lie."""
+  return _placed(tree, mesh, lambda x: sharding.shardings_of(x, mesh))
+
+
+def _cut(tree: PyTree, mesh: Mesh | None) -> PyTree:
+  """The same, along the batch."""
+  return _placed(tree, mesh, lambda x: _all(x, sharding.batch_sharding(mesh)))
+
+
+def _whole(tree: PyTree, mesh: Mesh | None) -> PyTree:
+  """The same, all of it on every device."""
+  return _placed(tree, mesh, lambda x: _all(x, sharding.replicated(mesh)))
+
+
+def _all(tree: PyTree, placed: NamedSharding) -> PyTree:
+  return jax.tree.map(lambda _: placed, tree)
+
+
+def _placed(
+  tree: PyTree, mesh: Mesh | None, place: Callable[[PyTree], PyTree]
+) -> PyTree:
+  def shape(x, placed: NamedSharding | None = None):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed)
+
+  if mesh is None:
+    return jax.tree.map(shape, tree)
+  return jax.tree.map(shape, tree, place(tree))

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 
-from star_jax.compile_check.devices import Chip
+from star_jax.compile_check.devices import Target
 from star_jax.compile_check.intermediates import arrays_of, attention_arrays
 from star_jax.compile_check.memory import (
   USABLE,
@@ -34,16 +35,23 @@ _SHOWN = 3
 Make = Callable[[int], Program]
 
 
-def print_head(chip: Chip, what: str) -> None:
+class Compiled(NamedTuple):
+  """A program and what its compiler says."""
+
+  program: Program
+  memory: Memory
+
+
+def print_head(target: Target, what: str) -> None:
   """The chip, the compiler, and that nothing is run."""
   versions = [f"jax {jax.__version__}"]
-  if chip.platform:
-    package = _COMPILERS[chip.platform]
+  if target.platform:
+    package = _COMPILERS[target.platform]
     versions.append(f"{package} {importlib.metadata.version(package)}")
-  versions += [f"{name}={x}" for name, x in chip.compiler_options.items()]
-  memory = f" ({_gigabytes(chip.memory)})" if chip.memory else ""
+  versions += [f"{name}={x}" for name, x in target.compiler_options.items()]
+  memory = f" ({_gigabytes(target.memory)})" if target.memory else ""
   print(
-    f"{what}. Compiled for {chip.title}{memory}, not run;"
+    f"{what}. Compiled for {target.title}{memory}, not run;"
     f" {', '.join(versions)}.\n"
   )
 
@@ -52,43 +60,51 @@ def print_memory(
   name: str,
   make: Make,
   batches: Sequence[int],
-  chip: Chip,
+  target: Target,
   *,
+  unit: int = 1,
   largest: bool = False,
-) -> dict[int, Memory]:
+) -> dict[int, Compiled]:
   """A table of what the program needs at some batches.
 
   Args:
     name: of the program.
     make: batch -> program.
     batches: pictures at once.
-    chip: that they are compiled for.
+    target: that they are compiled for.
+    unit: pictures that a batch is a multiple of.
     largest: look for the largest batch that takes at most USABLE of the chip's
       memory, too.
 
   Returns:
     What was compiled, by batch.
   """
-  found: dict[int, Memory] = {}
+  found: dict[int, Compiled] = {}
   peaks: dict[int, float] = {}
 
-  def peak_of(batch: int) -> float:
+  def peak_of(units: int) -> float:
+    batch = units * unit
+    program = make(batch)
     try:
-      memory = compile_program(make(batch), chip)
+      memory = compile_program(program, target)
     except DoesNotFit as error:
-      _print_row((name, batch, *["-"] * 4, _gigabytes(error.peak), "-", "-"))
+      print_row((name, batch, *["-"] * 4, _gigabytes(error.peak), "-", "-"))
       return error.peak
-    _print_row(_cells(name, batch, memory, chip))
-    found[batch] = memory
+    print_row(_cells(name, batch, memory, target))
+    found[batch] = Compiled(program, memory)
     return memory.peak
 
-  _print_row(_HEADER)
-  _print_row(["---"] * len(_HEADER))
+  print_row(_HEADER)
+  print_row(["---"] * len(_HEADER))
   for batch in batches:
-    peaks[batch] = peak_of(batch)
+    if batch % unit:
+      raise ValueError(
+        f"--batch is a multiple of {unit} on this mesh, got {batch}."
+      )
+    peaks[batch // unit] = peak_of(batch // unit)
   if largest:
-    limit = USABLE * chip.memory
-    best = largest_batch(peak_of, limit, peaks)
+    limit = USABLE * target.memory
+    best = unit * largest_batch(peak_of, limit, peaks)
     print(
       f"\nThe largest batch within {USABLE:.0%} of the memory"
       f" ({_gigabytes(limit)}): {best}."
@@ -117,12 +133,12 @@ def attention_within_limit(
     f"\nAttention arrays of one image and layer, the largest of {len(ours)}"
     f" ({unnamed} of them without a name) among {len(every)} arrays:\n"
   )
-  _print_row(("array", "of one image", "made by"))
-  _print_row(["---"] * 3)
+  print_row(("array", "of one image", "made by"))
+  print_row(["---"] * 3)
   for array in ours[:_SHOWN]:
     size = array.size / batch / 2**30
     place = "/".join(array.op_name.split("/")[-5:]) or "not named"
-    _print_row((array, f"{size:.3f} GiB", place.replace("|", "\\|")))
+    print_row((array, f"{size:.3f} GiB", place.replace("|", "\\|")))
   largest = ours[0].size / batch
   return _verdict("The largest one", largest, ARRAY_LIMIT)
 
@@ -144,8 +160,8 @@ def _gigabytes(count: float) -> str:
   return f"{count / 1e9:.2f} GB"
 
 
-def _cells(name: str, batch: int, memory: Memory, chip: Chip) -> tuple:
-  share = f"{memory.peak / chip.memory:.0%}" if chip.memory else "-"
+def _cells(name: str, batch: int, memory: Memory, target: Target) -> tuple:
+  share = f"{memory.peak / target.memory:.0%}" if target.memory else "-"
   sizes = (
     memory.arguments,
     memory.outputs - memory.aliased,
@@ -157,5 +173,6 @@ def _cells(name: str, batch: int, memory: Memory, chip: Chip) -> tuple:
   return (name, batch, *map(_gigabytes, sizes), share, seconds)
 
 
-def _print_row(cells: Sequence) -> None:
+def print_row(cells: Sequence) -> None:
+  """One line of a table, at once."""
   print(f"| {' | '.join(map(str, cells))} |", flush=True)

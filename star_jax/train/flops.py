@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 def count_flops(fn: Callable, *args, **kwargs) -> int:
   """FLOPs of one call of `fn`; arguments may be ShapeDtypeStructs."""
-  return _jaxpr_flops(jax.make_jaxpr(fn)(*args, **kwargs).jaxpr)
+  return jaxpr_flops(jax.make_jaxpr(fn)(*args, **kwargs).jaxpr)
 
 
 def count_model_flops(
@@ -58,7 +58,8 @@ def _keeping_all(program):
   return program.replace(eqns=eqns)
 
 
-def _jaxpr_flops(jaxpr) -> int:
+def jaxpr_flops(jaxpr) -> int:
+  """FLOPs of a jaxpr that is traced already."""
   return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
@@ -68,7 +69,7 @@ def _equation_flops(equation) -> int:
     return _dot_flops(equation)
   if name == "conv_general_dilated":
     return _conv_flops(equation)
-  inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
+  inner = [jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
   if name == "scan":
     return equation.params["length"] * sum(inner)
   if name == "cond":

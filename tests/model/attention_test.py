@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.presets import PRESETS
-from star_jax.compile_check.devices import find_chip
+from star_jax.compile_check.devices import find_target
 from star_jax.compile_check.memory import compile_program
 from star_jax.compile_check.programs import attention_program
 from star_jax.model import attention
@@ -230,5 +230,5 @@ def test_a_layer_of_the_1024_px_model_stays_under_a_gigabyte():
   for dtype in ("float32", "bfloat16"):
     config = StarConfig.from_dict({**PRESETS["star_d30_1024"], "dtype": dtype})
     program = attention_program(config, batch=1)
-    memory = compile_program(program, find_chip("cpu"))
+    memory = compile_program(program, find_target("cpu"))
     assert 0 < memory.temporaries < 1e9

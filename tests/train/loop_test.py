@@ -297,7 +297,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused(tmp_path):
 
 def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch, unbroken):
   assert "mfu" not in read_metrics(unbroken)[-2]
-  monkeypatch.setitem(chips.PEAK_FLOPS, "cpu", 1e9)
+  monkeypatch.setitem(chips._OTHERS, "cpu", 1e9)
   run(tmp_path, num_steps=2)
   row = next(r for r in read_metrics(tmp_path) if r["step"] == 2)
   # x @ kernel and the gradient of the kernel: 4 rows of 4 entries.
