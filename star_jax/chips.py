@@ -3,8 +3,8 @@
 Sources: the pages on v2 to v6e in the Google Cloud TPU documentation for peak
 compute (a chip of v2 or v3 is two jax devices), HBM and the interconnect of a
 chip (1600, 4800 and 3200 Gbit/s of v5e, v5p and v6e, which are divided by its
-4, 6 and 4 links here); NVIDIA's data sheets for peak compute (dense, no sparsity)
-and bandwidth; the memory of A100 and H100 is what XLA keeps for them.
+4, 6 and 4 links here); NVIDIA's data sheets for peak compute (dense, no
+sparsity) and bandwidth; the memory of A100 and H100 is what XLA keeps for them.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def training_flops(
   product of the MLP, whose result no gradient asks for unless it is modulated;
   and self-attention a third time, since its blocks keep no probabilities: 20 C
   a pair, and 16 C in cross-attention. "dots" keeps the products with weights,
-  6 N D; without remat it is 16 C a pair in self-attention alone. The frozen quantizer, which makes the
-  input, is not counted (some GFLOP).
+  6 N D; without remat it is 16 C a pair in self-attention alone. The frozen
+  quantizer, which makes the input, is not counted (some GFLOP).
 
   Args:
     config: of the model.
