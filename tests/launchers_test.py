@@ -235,6 +235,8 @@ def test_signals_reach_every_process_once(tmp_path, number):
   )
   process = subprocess.Popen(
     [
+      # Tests that run in the background are deaf to Ctrl-C.
+      "env", "--default-signal=INT",
       "bash", LAUNCH / "local_processes.sh", f"--log_dir={tmp_path}", "2",
       "--", "python3", "-c", body,
     ],

@@ -236,7 +236,9 @@ def test_loss_and_gradients_are_those_of_one_device(axes, whole):
   "changes",
   [
     {"adaptive_norm": "level", "remat": "layer"},
-    {"position": "absolute", "attn_l2_norm": False},
+    pytest.param(
+      {"position": "absolute", "attn_l2_norm": False}, marks=pytest.mark.long
+    ),
   ],
   ids=str,
 )
@@ -274,7 +276,15 @@ def test_heads_one_after_the_other_stay_on_their_devices(whole, monkeypatch):
   assert_same(loss_and_grads(config, mesh), loss_and_grads(config))
 
 
-def test_samples_are_those_of_one_device():
+@pytest.mark.parametrize(
+  "axes",
+  [
+    dict(data=2, fsdp=2, tensor=2),
+    pytest.param(dict(data=8), marks=pytest.mark.long),
+  ],
+  ids=str,
+)
+def test_samples_are_those_of_one_device(axes):
   tokenizer = tiny_tokenizer_config()
   config = tiny_star_config(tokenizer)
   star, vqvae = Star(config), VQVAE(tokenizer)
@@ -293,14 +303,13 @@ def test_samples_are_those_of_one_device():
   args = (null, sample_keys(3, jnp.arange(BATCH)), Knobs.of(SAMPLING))
   one = build_sampler(star, vqvae, SamplerConfig())(params, given, *args)
   assert len(np.unique(one.idx_BL, axis=0)) == BATCH
-  for axes in (dict(data=8), dict(data=2, fsdp=2, tensor=2)):
-    mesh = make_mesh(**axes)
-    sampler = build_sampler(star, vqvae, SamplerConfig(), mesh=mesh)
-    here = jax.device_put(given, sharding.batch_sharding(mesh))
-    found = sampler(place_by_rules(params, mesh), here, *args)
-    np.testing.assert_array_equal(found.idx_BL, one.idx_BL)
-    np.testing.assert_allclose(found.image_BHW3, one.image_BHW3, atol=1e-5)
-    assert len(found.image_BHW3.sharding.device_set) == 8
+  mesh = make_mesh(**axes)
+  sampler = build_sampler(star, vqvae, SamplerConfig(), mesh=mesh)
+  here = jax.device_put(given, sharding.batch_sharding(mesh))
+  found = sampler(place_by_rules(params, mesh), here, *args)
+  np.testing.assert_array_equal(found.idx_BL, one.idx_BL)
+  np.testing.assert_allclose(found.image_BHW3, one.image_BHW3, atol=1e-5)
+  assert len(found.image_BHW3.sharding.device_set) == 8
 
 
 # --- a whole run
@@ -320,6 +329,7 @@ def losses_of(workdir, **axes):
   }
 
 
+@pytest.mark.long
 def test_a_sharded_run_has_the_losses_of_one_device(tmp_path, capsys):
   expected = losses_of(tmp_path / "one")
   found = losses_of(tmp_path / "many", fsdp=2, sequence=2, tensor=2)

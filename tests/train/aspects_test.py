@@ -110,6 +110,7 @@ def test_every_shape_has_a_cache_that_equals_its_raw_pictures(
     assert image.shape[:2] == schedule.final_grid
 
 
+@pytest.mark.long
 def test_a_stopped_run_of_several_shapes_goes_on_as_an_unbroken_one(
   tmp_path, capsys
 ):
