@@ -197,9 +197,8 @@ def scale_causal_attention(
   # What one device has of them.
   batch = -(-batch // (axis_size("data") * axis_size("fsdp")))
   parts = math.gcd(heads, axis_size("tensor"))
-  group = _heads_at_once(
-    heads // parts, batch * min(query_block, total) * total
-  )
+  elements = batch * min(query_block, total) * total
+  group = heads_at_once(heads // parts, elements, BLOCK_ELEMENTS)
   if group * parts == heads:
     return attention((q_BNLd, k_BNLd, v_BNLd))
   # Long sequences: a few heads after the other, so that the temporaries of all
@@ -212,17 +211,16 @@ def scale_causal_attention(
   return rearrange(out, "h b (t n) l d -> b (t h n) l d", t=parts)
 
 
-def _heads_at_once(heads: int, elements: int) -> int:
+def heads_at_once(heads: int, elements: int, limit: int) -> int:
   """The largest divisor of `heads` that keeps the logits of a block small.
 
   Args:
     heads: N.
     elements: logits of one head in the largest block.
+    limit: most logits of all heads at once.
   """
   fits = [
-    n
-    for n in range(1, heads + 1)
-    if heads % n == 0 and n * elements <= BLOCK_ELEMENTS
+    n for n in range(1, heads + 1) if heads % n == 0 and n * elements <= limit
   ]
   return max(fits, default=1)
 

@@ -25,6 +25,7 @@ from star_jax.model.attention import (
   scale_causal_attention,
   within_scale_attention,
 )
+from star_jax.model.condition import text_keys_values
 from star_jax.model.config import StarConfig
 from star_jax.model.layers import (
   drop_path,
@@ -56,6 +57,8 @@ class LayerInputs:
   cross_k_BTC: jax.Array | None
   cross_v_BTC: jax.Array | None
   modulation_B6C: jax.Array | None
+  cross_kernel_DuC: jax.Array | None = None
+  cross_v_bias_C: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -71,6 +74,8 @@ class BlockContext:
   lengths: tokens of every scale at hand.
   begin: offset of the scale that is decoded; None: all scales at once.
   place: int32, the token that is decoded where tokens come one by one.
+  text_BTD: what layers compute their keys and values of the text from; None:
+    they are given.
   within_scales: scales do not see each other, only the first token sees and is
     seen by all.
   deterministic: no drop path.
@@ -88,6 +93,7 @@ class BlockContext:
   deterministic: bool = flax.struct.field(pytree_node=False)
   weight_BL: jax.Array | None = None
   place: jax.Array | None = None
+  text_BTD: jax.Array | None = None
   within_scales: bool = flax.struct.field(pytree_node=False, default=False)
   layout: SequenceLayout | None = flax.struct.field(
     pytree_node=False, default=None
@@ -300,13 +306,15 @@ class Block(nn.Module):
       self._norm(x, modulation, 0), context, cache, layer.index
     )
     x = x + self._residual(y, modulation, 0, layer, context)
-    if layer.cross_k_BTC is not None:
+    cross_k, cross_v = layer.cross_k_BTC, layer.cross_v_BTC
+    if context.text_BTD is not None:
+      cross_k, cross_v = text_keys_values(
+        cfg, context.text_BTD, layer.cross_kernel_DuC, layer.cross_v_bias_C
+      )
+    if cross_k is not None:
       # Unmodulated and never dropped: the official block.
       x = x + CrossAttention(cfg, name="cross_attn")(
-        self._norm(x, None, 0),
-        layer.cross_k_BTC,
-        layer.cross_v_BTC,
-        context.mask_BT,
+        self._norm(x, None, 0), cross_k, cross_v, context.mask_BT
       )
     y = Mlp(cfg, self.scaled_output, name="mlp")(self._norm(x, modulation, 1))
     x = x + self._residual(y, modulation, 1, layer, context)

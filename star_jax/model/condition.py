@@ -31,12 +31,29 @@ def batch_of(given: Given) -> int:
 
 
 @flax.struct.dataclass
+class TextByLayer:
+  """What a layer computes its keys and values of the text from.
+
+  In training with weights that devices share, so that no device has those of
+  all layers at once.
+
+  text_BTD: states of the text.
+  kernel_IDuC, v_bias_IC: float32, of all layers.
+  """
+
+  text_BTD: jax.Array
+  kernel_IDuC: jax.Array
+  v_bias_IC: jax.Array
+
+
+@flax.struct.dataclass
 class Condition:
   """What the layers read of B prompts or labels.
 
   start_BC: float32, what the start token is made from.
   cross_k, cross_v: [layers, B, T, C] in the compute dtype, keys (normalised)
-    and values of the text; None without cross-attention.
+    and values of the text; None without cross-attention, or with `by_layer`.
+  by_layer: takes their place in training on devices that share weights.
   mask_BT: bool, text tokens to attend to; None without a text.
   layers_IB6C: float32 [layers, B, 6, C], modulation of every layer; None unless
     adaptive_norm is "block".
@@ -52,9 +69,11 @@ class Condition:
   layers_IB6C: jax.Array | None = None
   shared_B6C: jax.Array | None = None
   head_B2C: jax.Array | None = None
+  by_layer: TextByLayer | None = None
 
   def __getitem__(self, rows) -> Condition:
     """The prompts or labels `rows`: a slice or an array of indices."""
+    assert self.by_layer is None
     stacked = ("cross_k", "cross_v", "layers_IB6C")
     return Condition(
       **{
@@ -88,24 +107,51 @@ class CrossKeyValue(nn.Module):
 
   config: StarConfig
 
-  @nn.compact
-  def __call__(self, text_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def setup(self):
     cfg = self.config
-    dtype = jnp.dtype(cfg.dtype)
-    kernel = self.param(
+    self.kv = self.param(
       "kv",
       weight_init(cfg.weight_std),
       (cfg.depth, cfg.text_dim, 2, cfg.width),
-    ).astype(dtype)
-    v_bias = self.param(
+    )
+    self.v_bias = self.param(
       "v_bias", nn.initializers.zeros_init(), (cfg.depth, cfg.width)
-    ).astype(dtype)
-    k, v = jnp.einsum("btd,iduc->uibtc", text_BTD.astype(dtype), kernel)
-    if cfg.attn_l2_norm:
-      k = rearrange(k, "i b t (n d) -> i b t n d", n=cfg.num_heads)
-      k = rearrange(l2_normalize(k), "i b t n d -> i b t (n d)")
-    v = v + v_bias[:, None, None]
+    )
+
+  def __call__(self, text_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both [layers, B, T, C] in the compute dtype."""
+    dtype = jnp.dtype(self.config.dtype)
+    k, v = jnp.einsum(
+      "btd,iduc->uibtc", text_BTD.astype(dtype), self.kv.astype(dtype)
+    )
+    k = _normalized_keys(self.config, k)
+    v = v + self.v_bias.astype(dtype)[:, None, None]
     return constrain(k, "cross_LBTC"), constrain(v, "cross_LBTC")
+
+  def by_layer(self, text_BTD: jax.Array) -> TextByLayer:
+    """For layers that compute their own, see `TextByLayer`."""
+    return TextByLayer(text_BTD, self.kv, self.v_bias)
+
+
+def text_keys_values(
+  config: StarConfig,
+  text_BTD: jax.Array,
+  kernel_DuC: jax.Array,
+  v_bias_C: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """What `CrossKeyValue` computes, of one layer: both [B, T, C]."""
+  dtype = jnp.dtype(config.dtype)
+  k, v = jnp.einsum(
+    "btd,duc->ubtc", text_BTD.astype(dtype), kernel_DuC.astype(dtype)
+  )
+  return _normalized_keys(config, k), v + v_bias_C.astype(dtype)
+
+
+def _normalized_keys(config: StarConfig, k: jax.Array) -> jax.Array:
+  if not config.attn_l2_norm:
+    return k
+  k = rearrange(k, "... t (n d) -> ... t n d", n=config.num_heads)
+  return rearrange(l2_normalize(k), "... t n d -> ... t (n d)")
 
 
 def gamma_last_init(config: StarConfig, layers: int | None):

@@ -20,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from star_jax.model.attention import attend
+from star_jax.model.attention import attend, heads_at_once
 from star_jax.sharding import SEQUENCE, activation_spec
 
 # Tokens of a block; a multiple of the tiles of a TPU.
 BLOCK = 128
+# Most logits of a row on a device, 16 MiB of float32: they fit a TPU's VMEM.
+LOGITS = 2**22
 # Shorter pictures have smaller blocks, so that padding stays a small part.
 FEWEST_ROWS = 4
 
@@ -152,6 +154,20 @@ def _on_one_device(
     layout.collect(jax.lax.all_gather(x, SEQUENCE, axis=2, tiled=True), 2)
     for x in (k_BNqd, v_BNqd)
   )
+  batch, heads, _, _ = q_BNqd.shape
+  group = heads_at_once(heads, batch * layout.block * layout.num_tokens, LOGITS)
+  attention = functools.partial(
+    _all_rows, bias_BL=bias_BL, layout=layout, scale=scale
+  )
+  # A few heads after the other, so that the logits of a row stay on the chip.
+  groups = [
+    rearrange(x, "b (g n) l d -> g b n l d", n=group) for x in (q_BNqd, k, v)
+  ]
+  out = jax.lax.map(lambda qkv: attention(*qkv), tuple(groups))
+  return rearrange(out, "g b n l d -> b (g n) l d")
+
+
+def _all_rows(q_BNqd, k, v, bias_BL, *, layout: SequenceLayout, scale: float):
   q_RBNqd = rearrange(q_BNqd, "b n (r q) d -> r b n q d", q=layout.block)
   out = []
   for rows in row_plan(layout):

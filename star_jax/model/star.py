@@ -141,7 +141,7 @@ class Star(nn.Module):
       x_BLCv_wo_first_l = jnp.take_along_axis(
         x_BLCv_wo_first_l, kept.index_BL[:, 1:, None] - 1, axis=1
       )
-    condition = self.condition(given)
+    condition = self.condition(given, by_layer=axis_size("fsdp") > 1)
     x_BLC = jnp.concatenate(
       [
         self._start(condition),
@@ -155,11 +155,12 @@ class Star(nn.Module):
       return logits_BLV, x_BLC.astype(jnp.float32)
     return logits_BLV
 
-  def condition(self, given: Given) -> Condition:
+  def condition(self, given: Given, by_layer: bool = False) -> Condition:
     """Everything that depends on the prompts or classes alone.
 
     Args:
       given: states of the B prompts, or int32 [B] classes.
+      by_layer: each layer computes its keys and values of the text itself.
     """
     cfg = self.config
     if isinstance(given, TextStates) == bool(cfg.num_classes):
@@ -171,7 +172,10 @@ class Star(nn.Module):
       pooled_BD = jnp.asarray(given.pooled_BD, jnp.float32)
       mask_BT = jnp.asarray(given.text_mask_BT, bool)
       out = Condition(self.start_proj(pooled_BD), mask_BT=mask_BT)
-    if cfg.cross_attention:
+    if cfg.cross_attention and by_layer:
+      text_BTD = jnp.asarray(given.text_BTD)
+      out = out.replace(by_layer=self.cross.by_layer(text_BTD))
+    elif cfg.cross_attention:
       k, v = self.cross(jnp.asarray(given.text_BTD))
       out = out.replace(cross_k=k, cross_v=v)
     if cfg.modulated_head:
@@ -332,12 +336,17 @@ class Star(nn.Module):
       place=place,
       layout=layout,
     )
+    text = condition.by_layer
+    if text is not None:
+      context = context.replace(text_BTD=text.text_BTD)
     layers = LayerInputs(
       index=jnp.arange(cfg.depth, dtype=jnp.int32),
       drop_rate=jnp.linspace(0.0, cfg.drop_path_rate, cfg.depth),
       cross_k_BTC=condition.cross_k,
       cross_v_BTC=condition.cross_v,
       modulation_B6C=condition.layers_IB6C,
+      cross_kernel_DuC=None if text is None else text.kernel_IDuC,
+      cross_v_bias_C=None if text is None else text.v_bias_IC,
     )
     carry = (x_BLC.astype(cfg.dtype), cache)
     (x_BLC, cache), _ = self.blocks(carry, layers, context)

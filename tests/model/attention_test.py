@@ -220,9 +220,9 @@ def test_long_sequences_go_a_few_heads_at_a_time(monkeypatch):
 
 
 def test_heads_at_once_divide_the_heads():
-  assert attention._heads_at_once(6, attention.BLOCK_ELEMENTS) == 1
-  assert attention._heads_at_once(6, attention.BLOCK_ELEMENTS // 5) == 3
-  assert attention._heads_at_once(6, 1) == 6
+  assert attention.heads_at_once(6, 100, limit=100) == 1
+  assert attention.heads_at_once(6, 20, limit=100) == 3
+  assert attention.heads_at_once(6, 1, limit=100) == 6
 
 
 @pytest.mark.long
