@@ -35,6 +35,7 @@ def main(argv):
 
     config = fake.config(num_steps=_STEPS.value)
     config.checkpoint_every = 3
+    config.async_checkpoints = False  # whole before the next step
     for axis in _MESH.value.split(","):
       name, size = axis.split("=")
       config.mesh[name] = int(size)

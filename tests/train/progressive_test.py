@@ -11,7 +11,7 @@ import pytest
 
 from configs import star_scenes64
 from star_jax.model.star import KeptTokens
-from star_jax.train import kept_tokens, loop
+from star_jax.train import kept_tokens, loop, start
 from star_jax.train.curves import read_curves
 from star_jax.train.global_arrays import place
 from star_jax.train.logging import read_metrics
@@ -179,7 +179,7 @@ def test_a_run_compiles_once_a_stage_and_goes_on_as_if_unbroken(
   monkeypatch.setattr(loop, "train_step", quick.train_step)
   monkeypatch.setattr(loop.report.flops_lib, "count_flops", lambda *_: 0)
   monkeypatch.setattr(
-    loop,
+    start,
     "init_state",
     lambda task, tx, seed, places: place(quick.init_state(task, tx), places),
   )
