@@ -25,9 +25,11 @@ Without an argument --config=configs/star_chain.py is the model of 64 px; at
 official coordinates), `128scratch` starts from nothing.
 
 7.3M parameters; a step looks at 181, 277 and 525 of the 597, 1,365 and 5,461
-tokens of a square. 8.7 GFLOP a picture at 64 px, so that its 32,000 take 35
-minutes of two AMD EPYC cores.
-Expected: not run here yet beyond a few steps.
+tokens of a square. 8.7 GFLOP a picture at 64 px, 13.1 at 128 px: 20 and 14
+pictures/s of two AMD EPYC cores, so that the 32,000 of 64 px take 30 minutes.
+Expected: held-out loss 1.52 nats a token at 64 px, over nine shapes. At 128 px
+the grown model starts at 2.31, a fresh one at 7.63; after 400 steps 1.33 and
+1.96 (--config.cache.examples=15000). 256 px was not run.
 """
 
 from __future__ import annotations
