@@ -232,13 +232,12 @@ def test_loss_and_gradients_are_those_of_one_device(axes, whole):
   assert qkv.addressable_shards[0].data.size == size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "changes",
   [
     {"adaptive_norm": "level", "remat": "layer"},
-    pytest.param(
-      {"position": "absolute", "attn_l2_norm": False}, marks=pytest.mark.long
-    ),
+    {"position": "absolute", "attn_l2_norm": False},
   ],
   ids=str,
 )
@@ -269,6 +268,7 @@ def test_tokens_left_out_share_the_rest_of_a_picture():
   assert_same(found, loss_and_grads(config, kept=kept))
 
 
+@pytest.mark.long
 def test_heads_one_after_the_other_stay_on_their_devices(whole, monkeypatch):
   monkeypatch.setattr(attention, "BLOCK_ELEMENTS", 1)
   config = make_config(num_heads=4, width=32)
