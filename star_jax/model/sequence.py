@@ -99,15 +99,8 @@ def row_plan(layout: SequenceLayout) -> tuple[Rows, ...]:
     scales = np.searchsorted(ends, [row * size, last], side="right")
     here = Rows(row, row + 1, int(ends[scales[1]]), bool(scales[0] < scales[1]))
     before = plan[-1] if plan else None
-    if (
-      before
-      and not here.masked
-      and (before.end, before.masked)
-      == (
-        here.end,
-        False,
-      )
-    ):
+    alike = before and before.end == here.end
+    if alike and not (before.masked or here.masked):
       plan[-1] = dataclasses.replace(before, last=row + 1)
     else:
       plan.append(here)

@@ -88,11 +88,21 @@ def on_devices(state: TrainState) -> TrainState:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> slice:
-  """The rows of a batch that the devices of this process need."""
+  """The rows of a batch that the devices of this process need.
+
+  Raises:
+    ValueError: they are not neighbours, which batches cannot be read by.
+  """
   sharding = sharding_lib.batch_sharding(mesh)
   needed = sharding.addressable_devices_indices_map((batch_size,)).values()
-  spans = [index[0].indices(batch_size) for index in needed]
-  return slice(min(s[0] for s in spans), max(s[1] for s in spans))
+  rows = sorted({i for index in needed for i in range(batch_size)[index[0]]})
+  if rows != list(range(rows[0], rows[-1] + 1)):
+    raise ValueError(
+      f"The devices of process {jax.process_index()} have rows of a batch that"
+      " are not neighbours under this config.mesh; choose data and fsdp so that"
+      " a process has whole parts of the batch."
+    )
+  return slice(rows[0], rows[-1] + 1)
 
 
 def place_whole_batch(batch: Batch, mesh: Mesh) -> Batch:

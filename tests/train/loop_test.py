@@ -7,7 +7,8 @@ import signal
 import numpy as np
 import pytest
 
-from star_jax import chips
+from star_jax import chips, sharding
+from star_jax.train.global_arrays import local_rows
 from star_jax.train.guard import NonFiniteError
 from star_jax.train.logging import read_metrics
 from star_jax.train.loop import build_task, train_and_evaluate
@@ -378,3 +379,16 @@ def test_pictures_are_saved_at_their_steps(tmp_path):
   run(tmp_path, sample_every=5)
   names = sorted(p.name for p in (tmp_path / "samples").iterdir())
   assert names == ["shade-0000005.png", "shade-0000008.png"]
+
+
+def test_rows_of_a_process_are_neighbours(monkeypatch):
+  mesh = sharding.make_mesh({"data": 4, "fsdp": 2})
+  assert local_rows(mesh, 8) == slice(0, 8)
+
+  class Apart:
+    def addressable_devices_indices_map(self, shape):
+      return {0: (slice(0, 2),), 1: (slice(4, 6),)}
+
+  monkeypatch.setattr(sharding, "batch_sharding", lambda mesh: Apart())
+  with pytest.raises(ValueError, match="rows of a batch that are not neighb"):
+    local_rows(mesh, 8)
