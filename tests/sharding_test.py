@@ -276,13 +276,9 @@ def test_heads_one_after_the_other_stay_on_their_devices(whole, monkeypatch):
   assert_same(loss_and_grads(config, mesh), loss_and_grads(config))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-  "axes",
-  [
-    dict(data=2, fsdp=2, tensor=2),
-    pytest.param(dict(data=8), marks=pytest.mark.long),
-  ],
-  ids=str,
+  "axes", [dict(data=2, fsdp=2, tensor=2), dict(data=8)], ids=str
 )
 def test_samples_are_those_of_one_device(axes):
   tokenizer = tiny_tokenizer_config()

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,7 +50,7 @@ def test_agreement_and_psnr_are_those_of_the_tokens_and_pictures():
   small = large.reshape(3, 12, 2, 12, 2, 3).mean((2, 4)).round()
 
   def run(config, params, image):
-    apply = VQVAE(config).apply
+    apply = jax.jit(VQVAE(config).apply, static_argnames="method")
     image = (image / 127.5 - 1).astype(np.float32)
     idx_BL = apply({"params": params}, image, method="encode")
     shown = apply({"params": params}, idx_BL, method="tokens_to_image")

@@ -13,6 +13,7 @@ from star_jax.train.logging import read_metrics
 from star_jax.train.loop import train_and_evaluate
 from star_jax.train.token_data import SCHEDULE
 from star_jax.train.transformer_task import TransformerTask
+from tests.train import quick
 
 ASPECTS = ("1:1", "16:9", "9:16")
 SCHEDULE_OF = {
@@ -30,9 +31,16 @@ def config(**changes):
   return c
 
 
+def loss_of(task, params, batch):
+  def loss(params, frozen):
+    return task.loss(params, {}, frozen, batch, jax.random.key(1), None)[0]
+
+  return jax.jit(loss, compiler_options=quick.OPTIONS)(params, task.frozen)
+
+
 def test_the_loss_of_a_shape_is_that_of_a_model_made_for_it():
   task = TransformerTask(config(aspects=ASPECTS))
-  params, _ = task.init(jax.random.key(0))
+  params, _ = jax.jit(task.init)(jax.random.key(0))
   batches = task.train_batches()
   seen = {}
   while len(seen) < len(ASPECTS):
@@ -42,26 +50,15 @@ def test_the_loss_of_a_shape_is_that_of_a_model_made_for_it():
   losses = {}
   for schedule, batch in seen.items():
     assert batch["idx"].shape[1] == schedule.num_tokens
-    losses[schedule], _ = task.loss(
-      params, {}, task.frozen, batch, jax.random.key(1), None
-    )
+    losses[schedule] = loss_of(task, params, batch)
     alone = config()
     alone.model.schedule = [list(grid) for grid in schedule.grids]
     plain = {key: x for key, x in batch.items() if key != SCHEDULE}
-    expected, _ = TransformerTask(alone).loss(
-      params, {}, task.frozen, plain, jax.random.key(1), None
-    )
+    expected = loss_of(TransformerTask(alone), params, plain)
     np.testing.assert_allclose(losses[schedule], expected, rtol=1e-6)
   # Lying and upright pictures have as many tokens and are not confused.
   wide, high = SCHEDULE_OF["16:9"], SCHEDULE_OF["9:16"]
-  mistaken, _ = task.loss(
-    params,
-    {},
-    task.frozen,
-    {**seen[wide], SCHEDULE: high},
-    jax.random.key(1),
-    None,
-  )
+  mistaken = loss_of(task, params, {**seen[wide], SCHEDULE: high})
   assert abs(mistaken - losses[wide]) > 1e-7
 
 

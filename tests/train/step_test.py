@@ -309,10 +309,9 @@ def adam_of(state):
   return next(s for s in parts if hasattr(s, "mu"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-  "axes",
-  [MIXED, pytest.param(FSDP, marks=pytest.mark.long)],
-  ids=["fsdp and tensor", "fsdp"],
+  "axes", [MIXED, FSDP], ids=["fsdp and tensor", "fsdp"]
 )
 def test_the_clipped_update_of_a_mesh_is_that_of_one_device(axes):
   state, metrics = transformer_step()

@@ -1,5 +1,7 @@
 """Dropping tokens: targets, nested squares, the loss of what is kept."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,17 +204,17 @@ def test_the_loss_is_the_mean_over_the_tokens_kept(changes):
   kept = task.token_drop.draw(
     task.star_config.schedule, batch["idx"], jax.random.split(keys[0], 3)[2]
   )
-  logits_BLV = task.star.apply(
-    {"params": params},
-    teacher_forcing_input(
-      task.star_config,
-      task.tokenizer.vqvae,
-      task.frozen["tokenizer"],
-      batch["idx"],
-    ),
-    given_of(batch),
-    kept=kept,
-  )
+
+  @functools.partial(jax.jit, compiler_options=quick.OPTIONS)
+  def logits_of(params, frozen, kept):
+    x_BLCv = teacher_forcing_input(
+      task.star_config, task.tokenizer.vqvae, frozen, batch["idx"]
+    )
+    return task.star.apply(
+      {"params": params}, x_BLCv, given_of(batch), kept=kept
+    )
+
+  logits_BLV = logits_of(params, task.frozen["tokenizer"], kept)
   idx_BL = jnp.take_along_axis(jnp.asarray(batch["idx"]), kept.index_BL, axis=1)
   mean = float(token_losses(logits_BLV, idx_BL)[0].mean())
   np.testing.assert_allclose(losses[0], mean, rtol=1e-5)
