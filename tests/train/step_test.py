@@ -310,9 +310,7 @@ def adam_of(state):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-  "axes", [MIXED, FSDP], ids=["fsdp and tensor", "fsdp"]
-)
+@pytest.mark.parametrize("axes", [MIXED, FSDP], ids=["fsdp and tensor", "fsdp"])
 def test_the_clipped_update_of_a_mesh_is_that_of_one_device(axes):
   state, metrics = transformer_step()
   assert metrics["grad_norm"] > 10 * CLIP_NORM
