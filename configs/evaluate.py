@@ -64,6 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.shapes = ConfigDict(
     dict(
       n=100,  # scenes of each shape
+      scored=100,  # of them, drawn and compared with their captions
       aspects=ASPECTS,
       rope_coords="",  # coordinates in place of the model's own
     )

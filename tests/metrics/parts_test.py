@@ -144,7 +144,7 @@ def test_shapes(tmp_path, art):
   config = get_config()
   config.batch_size = 2
   config.data_options.scenes.max_objects = 1
-  config.shapes.update(n=3, aspects=("1:1", "16:9"))
+  config.shapes.update(n=3, scored=2, aspects=("1:1", "16:9"))
   bundle = tiny_bundle(tmp_path, (1, 2, 8))
   found = {}
   for coords in ("", "longer_side"):
@@ -154,7 +154,7 @@ def test_shapes(tmp_path, art):
   for values in found.values():
     assert values["1:1"]["size"] == [32, 32] and values["1:1"]["tokens"] == 69
     assert values["16:9"]["size"] == [24, 44]
-    assert values["16:9"]["model"]["objects"]["n"] == 3
+    assert values["16:9"]["model"]["objects"]["n"] == 2
   nats = {
     coords: [values[aspect]["nats_per_token"] for aspect in ("1:1", "16:9")]
     for coords, values in found.items()

@@ -55,6 +55,7 @@ def _shape(ctx: Context, pipeline, matcher, aspect: str):
   generator = ctx.scenes("seen", programs.image_size)
   scenes = [generator.scene(i) for i in range(min(options.n, c.n))]
   captions = [scene.caption for scene in scenes]
+  scored = min(options.scored, len(scenes))
   truth = [generator.render(scene) for scene in scenes]
   tokens = np.stack([pipeline.encode(x, aspect=aspect) for x in truth])
   log_p_NK = pipeline.log_prob_batch(
@@ -62,14 +63,16 @@ def _shape(ctx: Context, pipeline, matcher, aspect: str):
   )
   drawn = samples.generate(
     pipeline,
-    captions,
+    captions[:scored],
     seed=c.seed,
     batch=c.batch_size,
     settings={**c.sampling.to_dict(), "aspect": aspect},
     folder=ctx.folder / f"samples_{options.rope_coords or 'own'}",
     label=f"{aspect}, sampling",
   )
-  through = [np.asarray(pipeline.decode(t, aspect=aspect)) for t in tokens]
+  through = [
+    np.asarray(pipeline.decode(t, aspect=aspect)) for t in tokens[:scored]
+  ]
   lengths = programs.vqvae.config.schedule.lengths
   out = {
     "size": list(programs.image_size),
