@@ -6,8 +6,8 @@ nothing but rows of the level embedding, by the size of the map. The tokenizer
 is the shipped one under larger schedules, with the same weights; on 32 scenes
 of held-out combinations it reaches 28.0 dB at 64, 28.2 at 128 and 30.4 dB at
 256 px, and 54 to 97% of the tokens of a scale are the same at 64 and 128 px. A
-second scale of 32 x 32 would make 30.6 dB of the 28.2, at 2,389
-tokens instead of 1,365.
+second scale of 32 x 32 would make 30.6 dB of the 28.2, at 2,389 tokens instead
+of 1,365.
 
   python launch/grow_tokenizer.py --schedule=1,2,4,8,16,32 \
     --out=runs/chain_128_tokenizer
@@ -31,7 +31,7 @@ Expected: held-out loss 1.52 nats a token at 64 px, over nine shapes. At 128 px
 (--config.cache.examples=15000 --config.num_steps=1400, an hour and fifty
 minutes of one core) the grown model starts at 2.31 and ends at 1.24, a fresh
 one goes from 7.63 to 1.49. At 256 px (--config.cache.examples=960
---config.num_steps=80, nine minutes) from 1.13 to 1.03. Curves and pictures are
+--config.num_steps=80, ten minutes) from 1.13 to 1.03. Curves and pictures are
 in docs/high_resolution.md.
 """
 
