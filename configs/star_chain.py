@@ -27,7 +27,7 @@ official coordinates), `128scratch` starts from nothing.
 7.3M parameters; a step looks at 181, 277 and 525 of the 597, 1,365 and 5,461
 tokens of a square. 8.7 GFLOP a picture at 64 px, 13.1 at 128 px: 20 and 14
 pictures/s of two AMD EPYC cores, so that the 32,000 of 64 px take 30 minutes.
-Expected: held-out loss 1.52 nats a token at 64 px, over nine shapes. At 128 px
+Expected: held-out loss 1.52 nats a token at 64 px, over eight shapes. At 128 px
 (--config.cache.examples=15000 --config.num_steps=1400, an hour and fifty
 minutes of one core) the grown model starts at 2.31 and ends at 1.24, a fresh
 one goes from 7.63 to 1.49. At 256 px (--config.cache.examples=960
