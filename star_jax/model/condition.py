@@ -194,9 +194,18 @@ class AdaptiveNorm(nn.Module):
     )
     zeros = nn.initializers.zeros_init()
     bias = self.param("bias", zeros, (*lead, 6, cfg.width))
-    equation = "bc,cge->bge" if layers is None else "bc,icge->ibge"
-    out = jnp.einsum(equation, nn.silu(cond_BC), kernel, precision=HIGHEST)
-    return out + (bias if layers is None else bias[:, None])
+    x_BC, split = nn.silu(cond_BC), (6, cfg.width)
+    if layers is None:
+      out = jnp.einsum("bc,cge->bge", x_BC, kernel, precision=HIGHEST)
+      return out + bias
+    # A product for every layer: as one for all of them, XLA on a CPU first
+    # transposes their kernels, which takes ten times as long.
+    out = jnp.matmul(
+      jnp.broadcast_to(x_BC, (layers, *x_BC.shape)),
+      kernel.reshape(layers, cfg.width, -1),
+      precision=HIGHEST,
+    )
+    return out.reshape(*out.shape[:2], *split) + bias[:, None]
 
 
 class HeadNorm(nn.Module):
