@@ -164,15 +164,20 @@ def _compile(jitted, *args, **kwargs) -> tuple[Any, dict[str, Any]]:
   return compiled, {"compile_seconds": seconds, "temporary_bytes": temporary}
 
 
-def median_seconds(run: Callable[[], Any], repeats: int) -> float:
-  """Median over `repeats` runs after one that is not counted."""
+def repeated_seconds(run: Callable[[], Any], repeats: int) -> list[float]:
+  """Of `repeats` runs, after one that is not counted."""
   jax.block_until_ready(run())
   times = []
   for _ in range(repeats):
     start = time.perf_counter()
     jax.block_until_ready(run())
     times.append(time.perf_counter() - start)
-  return statistics.median(times)
+  return times
+
+
+def median_seconds(run: Callable[[], Any], repeats: int) -> float:
+  """The median of `repeated_seconds`."""
+  return statistics.median(repeated_seconds(run, repeats))
 
 
 def _text(batch: int, tokens: int, width: int) -> TextStates:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from star_jax.convert.side_by_side import missing
-from star_jax.metrics import complexity, parts_time
+from star_jax.metrics import complexity, parts_time, throughput
 from star_jax.metrics.benchmark import machine
 from star_jax.metrics.complexity import WAYS
 from star_jax.metrics.report import write_json
@@ -30,7 +30,12 @@ def run_config(config: ConfigDict, folder: Path, code: Path | None) -> str:
   Raises:
     ValueError: an unknown kind, or nothing to compare with.
   """
-  kinds = {"authors": _authors, "parts": _parts, "complexity": _complexity}
+  kinds = {
+    "authors": _authors,
+    "parts": _parts,
+    "complexity": _complexity,
+    "throughput": _throughput,
+  }
   if config.kind not in kinds:
     raise ValueError(
       f"kind of a benchmark config is one of {tuple(kinds)}, got"
@@ -59,6 +64,18 @@ def _parts(config: ConfigDict, folder: Path, code: Path | None) -> str:
     ]
     text = _write(folder, "parts", results, "\n\n".join(parts))
     parts_time.draw_figure(results, folder / "parts.png")
+  return text
+
+
+def _throughput(config: ConfigDict, folder: Path, code: Path | None) -> str:
+  del code
+  results = []
+  for case in _cases(config):
+    results.append(throughput.measure(case, config.repeats))
+    text = _write(
+      folder, "throughput", results, throughput.to_markdown(results)
+    )
+  throughput.draw_figure(results, folder / "throughput.png")
   return text
 
 

@@ -38,6 +38,26 @@ def test_parts_of_a_sampler(tmp_path):
   assert (tmp_path / "parts.png").exists()
 
 
+@pytest.mark.long
+def test_throughput_of_a_sampler_and_a_step(tmp_path):
+  tiny = dict(depth=1, width=32, heads=2, ch=32, schedule=(1, 2))
+  cases = (
+    ConfigDict(dict(name="sample, batch 2", what="sample", batch=2, **tiny)),
+    ConfigDict(dict(name="train, batch 3", what="train", batch=3, **tiny)),
+  )
+  config = ConfigDict(dict(kind="throughput", repeats=1, cases=cases))
+  text = run_config(config, tmp_path, None)
+  found = json.loads((tmp_path / "throughput.json").read_text())["results"]
+  for result, pictures in zip(found, (2, 3)):
+    (seconds,) = result["seconds"]
+    assert result["pictures_per_second"] == pytest.approx(pictures / seconds)
+    assert result["flops"] > 0 and result["attention"] == "xla"
+  # Two scales read the transformer's weights twice, a step once.
+  assert found[0]["weight_bytes"] == 2 * found[1]["weight_bytes"]
+  assert "sample, batch 2" in text
+  assert (tmp_path / "throughput.png").stat().st_size > 0
+
+
 def test_configs_that_cannot_run(tmp_path):
   with pytest.raises(ValueError, match="kind of a benchmark config is one of"):
     run_config(ConfigDict(dict(kind="speed")), tmp_path, None)

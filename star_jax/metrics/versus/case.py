@@ -29,7 +29,8 @@ class Case:
     schedule: name or sides of the scales.
     ch: base width of the tokenizer.
     width, heads: other ones than those that follow from the depth; 0: those.
-    prediction: see `StarConfig`; "token" has no side of the authors'.
+    prediction, dtype, attention: see `StarConfig`; "token" and other dtypes
+      than float32 have no side of the authors'.
   """
 
   name: str
@@ -41,6 +42,8 @@ class Case:
   width: int = 0
   heads: int = 0
   prediction: str = "scale"
+  dtype: str = "float32"
+  attention: str = "auto"
 
   def __post_init__(self):
     if self.what not in WHAT:
@@ -65,6 +68,8 @@ class Case:
       cross_attention=False,
       drop_path_rate=0.0,
       prediction=self.prediction,
+      dtype=self.dtype,
+      attention=self.attention,
       init_head=1.0,
       init_adaln_gamma=0.5,
     )

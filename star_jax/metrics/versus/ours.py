@@ -5,6 +5,7 @@ B: batch, L: tokens of all scales, V: vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,13 @@ def write_case(case: Case, folder: Path) -> None:
 
 
 class Ours:
-  """One case, compiled; calling `run` does it once and waits."""
+  """One case, compiled; calling `run` does it once and waits.
+
+  Attributes:
+    params: {"star", "tokenizer"}.
+    program, arguments: the jitted function that `run` calls, and what with; of
+      training, the arguments of the first step.
+  """
 
   def __init__(self, case: Case, folder: Path):
     self.case, self.folder = case, folder
@@ -112,12 +119,16 @@ class Ours:
       sample_keys(0, np.arange(self.case.batch)),
       Knobs(cfg_scale=CFG_SCALE, top_k=TOP_K, top_p=TOP_P),
     )
-    return lambda: jax.block_until_ready(sampler(self.params, *args))
+    return self._of(sampler, self.params, *args)
 
   def _decoder(self):
     decode = build_scale_decoder(self.vqvae)
     f_hats = jnp.asarray(self.inputs["f_hat_BhwCv"])[None]
-    return lambda: jax.block_until_ready(decode(self.params, f_hats)[0])
+    return self._of(lambda *args: decode(*args)[0], self.params, f_hats)
+
+  def _of(self, program, *arguments):
+    self.program, self.arguments = program, arguments
+    return lambda: jax.block_until_ready(program(*arguments))
 
   def _training(self):
     optimizer = build_optimizer(common.optimizer(), num_steps=100_000)
@@ -138,15 +149,14 @@ class Ours:
     frozen = {"params": self.params["tokenizer"]}
     key = jax.random.key(0)
 
+    program = functools.partial(
+      train_step, loss_fn=self._loss, optimizer=optimizer
+    )
+    self.program = program
+    self.arguments = jax.eval_shape(lambda: (self.state, frozen, batch, key))
+
     def step():
-      self.state, metrics = train_step(
-        self.state,
-        frozen,
-        batch,
-        key,
-        loss_fn=self._loss,
-        optimizer=optimizer,
-      )
+      self.state, metrics = program(self.state, frozen, batch, key)
       return jax.block_until_ready(metrics["loss"])
 
     return step
