@@ -150,6 +150,34 @@ def _relu6(x):
   return jnp.clip(x, 0, 6)
 
 
+def block_outputs(params: Mapping, image_BHW3) -> list:
+  """What comes out of each block, finest first.
+
+  Args:
+    params: from `params_from_state`; blocks after those at hand are left out.
+    image_BHW3: float32 in [0, 255].
+
+  Returns:
+    float32 [B, h, w, C] of every block.
+  """
+  x = (image_BHW3 - 127.0) / 128.0
+  x = jax.lax.conv_general_dilated(
+    x,
+    params["stem"]["kernel"],
+    (2, 2),
+    "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  x, outputs = _relu6(x + params["stem"]["bias"]), []
+  for block, (_, stride, expanded) in zip(params["blocks"], _blocks()):
+    y = _relu6(_pointwise(x, block["expand"])) if expanded else x
+    y = _relu6(_depthwise(y, block["depthwise"], stride))
+    y = _pointwise(y, block["project"])
+    x = x + y if stride == 1 and x.shape[-1] == y.shape[-1] else y
+    outputs.append(x)
+  return outputs
+
+
 def apply_features(params: Mapping, image_BHW3):
   """Pooled features before the classifier.
 
@@ -160,20 +188,7 @@ def apply_features(params: Mapping, image_BHW3):
   Returns:
     float32 [B, 1280].
   """
-  x = (image_BHW3 - 127.0) / 128.0
-  x = jax.lax.conv_general_dilated(
-    x,
-    params["stem"]["kernel"],
-    (2, 2),
-    "SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
-  x = _relu6(x + params["stem"]["bias"])
-  for block, (_, stride, expanded) in zip(params["blocks"], _blocks()):
-    y = _relu6(_pointwise(x, block["expand"])) if expanded else x
-    y = _relu6(_depthwise(y, block["depthwise"], stride))
-    y = _pointwise(y, block["project"])
-    x = x + y if stride == 1 and x.shape[-1] == y.shape[-1] else y
+  x = block_outputs(params, image_BHW3)[-1]
   return _relu6(_pointwise(x, params["head"])).mean((1, 2))
 
 
