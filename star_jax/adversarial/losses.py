@@ -146,29 +146,6 @@ def adaptive_weight(
   return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, most))
 
 
-def last_layer_weight(
-  picture_of: Callable[[PyTree], jax.Array],
-  last: PyTree,
-  rec_loss: Callable[[jax.Array], jax.Array],
-  gan_loss: Callable[[jax.Array], jax.Array],
-  *,
-  most: float,
-  eps: float,
-) -> jax.Array:
-  """`adaptive_weight` where losses are functions of the picture alone.
-
-  Args:
-    picture_of: parameters of the last layer -> reconstruction; all else is
-      closed over, so that the backward pass is through that layer only.
-    last: those parameters.
-    rec_loss, gan_loss: reconstruction -> scalar.
-  """
-  recon_BHW3, pull = jax.vjp(picture_of, last)
-  (rec_grad,) = pull(jax.grad(rec_loss)(recon_BHW3))
-  (gan_grad,) = pull(jax.grad(gan_loss)(recon_BHW3))
-  return adaptive_weight(rec_grad, gan_grad, most=most, eps=eps)
-
-
 def ramp(step: jax.Array | int, start: int, length: int = 0) -> jax.Array:
   """0 before step `start`, 1 from `length` steps later on, linear between.
 

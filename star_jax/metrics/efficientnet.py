@@ -84,8 +84,19 @@ def params_from_state(state: Mapping[str, np.ndarray]) -> dict:
   """Our parameters from the PyTorch state dict.
 
   Raises:
-    ValueError: an entry is missing; the sentence names it.
+    ValueError: weights of another network; the sentence names what tells.
   """
+  # The larger ones and the ones that are not "lite" have entries of the same
+  # names and shapes besides.
+  if others := sorted(
+    key
+    for key in state
+    if "._se_" in key or key.startswith(f"_blocks.{len(_blocks())}.")
+  ):
+    raise ValueError(
+      f"The file is a checkpoint of another network than EfficientNet-lite0: it"
+      f" has {others[0]!r}."
+    )
   try:
     blocks = []
     for i, (_, _, expanded) in enumerate(_blocks()):
