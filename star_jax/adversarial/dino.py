@@ -120,14 +120,19 @@ def dino_rules(config: DinoConfig) -> tuple[Rule, ...]:
     Rule("pos_embed", "pos_embed"),
     Rule("patch_embed.proj.weight", "patch_embed/kernel", CONV),
     Rule("patch_embed.proj.bias", "patch_embed/bias"),
-    *linear("blocks.{i}.attn.{part}", "block_{i}/{part}"),
-    *linear("blocks.{i}.mlp.{part}", "block_{i}/{part}"),
     *(
       rule
-      for n in (1, 2)
+      for theirs in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+      for rule in linear(
+        f"blocks.{{i}}.{theirs}", f"block_{{i}}/{theirs.partition('.')[2]}"
+      )
+    ),
+    *(
+      rule
+      for norm in ("norm1", "norm2")
       for rule in (
-        Rule(f"blocks.{{i}}.norm{n}.weight", f"block_{{i}}/norm{n}/scale"),
-        Rule(f"blocks.{{i}}.norm{n}.bias", f"block_{{i}}/norm{n}/bias"),
+        Rule(f"blocks.{{i}}.{norm}.weight", f"block_{{i}}/{norm}/scale"),
+        Rule(f"blocks.{{i}}.{norm}.bias", f"block_{{i}}/{norm}/bias"),
       )
     ),
     # Behind the last tap.

@@ -28,10 +28,10 @@ def spectral_norm(kernel: jax.Array, steps: int = STEPS) -> jax.Array:
   held = jax.lax.stop_gradient(matrix)
   start = np.random.default_rng(0).standard_normal(matrix.shape[-1])
   v_O = jnp.asarray(start / np.linalg.norm(start), matrix.dtype)
-  for _ in range(steps):
-    u = _unit(held @ v_O)
-    v_O = _unit(u @ held)
-  return u @ (matrix @ v_O)
+  v_O = jax.lax.fori_loop(
+    0, steps, lambda _, v_O: _unit(_unit(held @ v_O) @ held), v_O
+  )
+  return _unit(held @ v_O) @ (matrix @ v_O)
 
 
 def _unit(x: jax.Array) -> jax.Array:

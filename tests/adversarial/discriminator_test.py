@@ -8,7 +8,6 @@ import pytest
 from star_jax import adversarial
 from star_jax.adversarial import DiscriminatorConfig, discriminator_of
 from star_jax.adversarial.spectral import Conv, spectral_norm
-from star_jax.metrics import efficientnet
 from star_jax.sharding import make_mesh, shardings_of
 
 PATCH = dict(channels=8, layers=1, groups=4)
@@ -19,22 +18,34 @@ def _image(batch=2, size=24, seed=0):
   return rng.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
 
 
-def _logits(config, frozen, image, key=0):
-  """(parameters, logits, gradient of the first picture's middle logit)."""
+def _params(discriminator, frozen, size):
+  """Random ones, drawn with numpy: nothing is compiled."""
+  shapes = jax.eval_shape(
+    lambda key: discriminator.init(key, frozen, (size, size)),
+    jax.random.key(0),
+  )
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda s: rng.uniform(-0.3, 0.3, s.shape).astype(np.float32), shapes
+  )
+
+
+def _logits(config, frozen, image):
+  """(parameters, logits of the batch and of its last picture alone, gradient
+  of the first picture's middle logit)."""
   discriminator = discriminator_of(config)
+  params = _params(discriminator, frozen, image.shape[1])
 
   @jax.jit
-  def run(image, frozen):
-    params = discriminator.init(jax.random.key(key), frozen, image.shape[1:3])
+  def run(params, image):
+    logits_BN, pull = jax.vjp(
+      lambda x: discriminator.logits(params, frozen, x), image
+    )
+    one = jnp.zeros(logits_BN.shape).at[0, logits_BN.shape[1] // 2].set(1.0)
+    alone = discriminator.logits(params, frozen, image[-1:])
+    return logits_BN, alone, pull(one)[0]
 
-    def middle(image):
-      logits_BN = discriminator.logits(params, frozen, image)
-      return logits_BN[0, logits_BN.shape[1] // 2], logits_BN
-
-    gradient, logits = jax.grad(middle, has_aux=True)(image)
-    return params, logits, gradient
-
-  return run(image, frozen)
+  return params, *run(params, image)
 
 
 def test_spectral_norm_is_the_largest_singular_value():
@@ -42,15 +53,17 @@ def test_spectral_norm_is_the_largest_singular_value():
   kernel = rng.standard_normal((3, 3, 4, 10)).astype(np.float32)
   matrix = kernel.reshape(-1, 10)
   u, s, v = np.linalg.svd(matrix)
-  value, gradient = jax.jit(
-    jax.value_and_grad(lambda k: spectral_norm(k, 100))
+  (value, gradient), few = jax.jit(
+    lambda k: (
+      jax.value_and_grad(lambda k: spectral_norm(k, 100))(k),
+      spectral_norm(k),
+    )
   )(kernel)
   np.testing.assert_allclose(value, s[0], rtol=1e-5)
   np.testing.assert_allclose(
     gradient.reshape(-1, 10), np.outer(u[:, 0], v[0]), atol=1e-3
   )
   # A few steps: never above it, and near.
-  few = float(jax.jit(spectral_norm)(kernel))
   assert 0.9 * s[0] < few <= s[0] * (1 + 1e-6)
 
 
@@ -77,13 +90,12 @@ def test_spectral_convolution_divides_by_its_norm(size, stride, pad):
 def test_patch_logits_see_their_patch_and_their_picture(norm):
   config = DiscriminatorConfig(**PATCH, norm=norm)
   image = _image()
-  params, logits, gradient = _logits(config, {}, image)
+  _, logits, alone, gradient = _logits(config, {}, image)
   # (24 / 2 - 2) positions a side.
   assert logits.shape == (2, 100) and logits.dtype == jnp.float32
   assert not np.any(gradient[1])
   rows = np.any(gradient[0], axis=(1, 2)).sum()
   assert rows == (24 if norm == "group" else 16)
-  alone = discriminator_of(config).logits(params, {}, image[1:])
   np.testing.assert_allclose(alone[0], logits[1], atol=1e-5)
 
 
@@ -113,19 +125,17 @@ def test_efficientnet_features_carry_the_gradient():
   assert len(frozen["efficientnet"]["blocks"]) == 5
   config = DiscriminatorConfig("efficientnet", channels=8, taps=(4, 2))
   image = _image(size=16)
-  params, logits, gradient = _logits(config, frozen, image)
+  params, logits, alone, gradient = _logits(config, frozen, image)
   # 1/4 and 1/8 of the sides.
   assert logits.shape == (2, 16 + 4) and set(params) == {"depth0", "depth1"}
   assert np.any(gradient[0]) and not np.any(gradient[1])
   assert np.isfinite(gradient).all()
+  np.testing.assert_allclose(alone[0], logits[1], atol=1e-4)
   # The depths that stand in the table are those of the network.
-  whole, _ = discriminator_of(DiscriminatorConfig("efficientnet")), None
-  state = efficientnet.params_from_state(
-    efficientnet.read_state_dict(efficientnet.default_weights())
-  )
+  whole, everything = adversarial.load({"kind": "efficientnet"})
   shapes = jax.eval_shape(
     whole.features,
-    {"efficientnet": state},
+    everything,
     jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32),
   )
   assert [s.shape[1:] for s in shapes] == [
