@@ -107,7 +107,7 @@ def test_distance_is_that_of_the_paper(distance, taps, to_input):
 
 
 def test_gradient_is_finite_everywhere_and_right():
-  """At equal pictures, where features vanish, and along a direction."""
+  """Where features vanish, at equal pictures, and along itself."""
   heads = _heads(2)
   live, dead = ({"vgg16": _trunk(2), "heads": heads} for _ in range(2))
   for layer in dead["vgg16"].values():
@@ -117,16 +117,14 @@ def test_gradient_is_finite_everywhere_and_right():
   x, y = _pictures((1, 6, 6, 3))
   value, gradient = both(x, dead, y)
   assert value == 0 and not np.any(gradient)
+  # Equal up to the rounding of two programs for two sides.
   value, gradient = both(x, live, x)
-  assert value == 0 and not np.any(gradient)
-  value, gradient = both(x, live, y)
-  assert np.isfinite(gradient).all()
-  direction = np.random.default_rng(3).standard_normal(x.shape)
-  step = np.float32(1e-2) * direction.astype(np.float32)
+  assert value < 1e-12 and np.abs(gradient).max() < 1e-5
+  value, gradient = (np.asarray(z) for z in both(x, live, y))
+  length = np.linalg.norm(gradient)
+  step = 1e-2 * gradient / length
   up, down = (both(x + s * step, live, y)[0] for s in (1, -1))
-  np.testing.assert_allclose(
-    np.sum(gradient * step), (up - down) / 2, rtol=2e-2
-  )
+  np.testing.assert_allclose((up - down) / 2e-2, length, rtol=1e-2)
 
 
 def test_maximum_shares_its_gradient_among_equals():
