@@ -40,6 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       most_gap=0.01,  # of the loss of new examples over that of seen ones
     )
   )
+  c.grid = grid()
   if runlocal:
     shorten(c)
   return c
@@ -118,6 +119,20 @@ def rates() -> ConfigDict:
       candidates=(5e-3, 1e-2, 2e-2, 4e-2),
       fraction=1 / 8,
       seed=100,
+    )
+  )
+
+
+def grid() -> ConfigDict:
+  """What launch/scaling_grid.py draws."""
+  return ConfigDict(
+    dict(
+      seed=0,
+      prompts=(
+        "a red heart, on a white background",
+        "a blue car left of a yellow dog, on a gray background",
+        "a green apple above a purple star, on a pink background",
+      ),
     )
   )
 

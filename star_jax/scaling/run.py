@@ -21,8 +21,8 @@ from star_jax.sweep.tables import plain
 from star_jax.train.logging import format_seconds
 
 RESULTS, PROTOCOL = "results.json", "protocol.json"
-# What may be added to a sweep that runs already.
-_MAY_GROW = ("sizes", "seeds")
+# What may be added to a sweep that runs already, or changes no run.
+_MAY_CHANGE = ("sizes", "seeds", "grid")
 
 
 def run_sweep(
@@ -99,7 +99,7 @@ def collect(runs: Runs, plan: Plan) -> dict[str, Any]:
 
 def _check_protocol(config: ConfigDict, out: Path) -> None:
   """ValueError where the folder has runs of other settings."""
-  values = {k: v for k, v in config.to_dict().items() if k not in _MAY_GROW}
+  values = {k: v for k, v in config.to_dict().items() if k not in _MAY_CHANGE}
   new, path = plain(values), out / PROTOCOL
   old = read_json(path)
   if old is None:
