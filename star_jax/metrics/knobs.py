@@ -198,18 +198,18 @@ def write_tables(results: Mapping[str, Sequence[Mapping]]) -> str:
       if name != knob and name in points[0]["settings"]
     )
     rows = [
-      (
-        f"{p['value']:g}",
-        *(
-          "-" if p[key] is None else f"{factor * p[key]:.{3 if key == 'kid' else 1}f}"
-          for key, _, factor in shown
-        ),
-      )
+      (f"{p['value']:g}", *(_text(p[key], key, by) for key, _, by in shown))
       for p in points
-    ]  # fmt: skip
+    ]
     header = (knob, *(title for _, title, _ in shown))
     parts.append(f"### {knob}\n\nwith {others}\n\n{table(rows, header)}")
   return "\n\n".join(parts) + "\n"
+
+
+def _text(value: float | None, key: str, factor: float) -> str:
+  if value is None:
+    return "-"
+  return f"{factor * value:.3f}" if key == "kid" else f"{factor * value:.1f}"
 
 
 def draw(results: Mapping[str, Sequence[Mapping]]):
