@@ -76,7 +76,6 @@ def fit_law(
   *,
   floor: bool,
   huber: float = HUBER,
-  start: Law | None = None,
 ) -> Law:
   """The law of least Huber loss.
 
@@ -85,38 +84,103 @@ def fit_law(
     y_n: positive.
     floor: whether there is an irreducible part; else it is 0.
     huber: see HUBER.
-    start: of a similar fit, which saves the search; its centre is kept.
 
   Raises:
     ValueError: too few different points, or values that are not positive.
   """
   x_nt, y_n = columns(x_nt), np.asarray(y_n, np.float64)
   _check(x_nt, y_n)
-  if start is None:
-    centre = np.exp(np.log(x_nt).mean(0))
-    starts = _starts(x_nt / centre, y_n, floor)
-  else:
-    centre = np.asarray(start.centre)
-    starts = [_pack(start, y_n.min(), floor)]
-  log_x_nt, log_y_n = np.log(x_nt / centre), np.log(y_n)
-  least = y_n.min()
+  centre = np.exp(np.log(x_nt).mean(0))
+  search = _Search(np.log(x_nt / centre), y_n.min(), floor, huber)
+  starts = np.stack(_starts(x_nt / centre, y_n, floor))
+  log_y_n = np.log(y_n)
+  near, cost = search.descend(starts, np.tile(log_y_n, (len(starts), 1)))
+  best = optimize.least_squares(
+    lambda theta: search.residuals(theta[None], log_y_n[None])[0][0],
+    near[cost.argmin()],
+    jac=lambda theta: search.residuals(theta[None], log_y_n[None])[1][0],
+    loss="huber",
+    f_scale=huber,
+    x_scale="jac",
+    max_nfev=100,
+  )
+  return search.law(best.x, centre)
 
-  def residuals(theta):
-    level, alpha, low = _unpack(theta, x_nt.shape[1], least, floor)
-    with np.errstate(over="ignore"):
-      found = low + (level * np.exp(alpha * log_x_nt)).sum(1)
-    return np.clip(np.log(np.maximum(found, 1e-300)) - log_y_n, -1e3, 1e3)
 
-  found = [
-    optimize.least_squares(
-      residuals, theta, loss="huber", f_scale=huber, x_scale="jac", max_nfev=400
-    )
-    for theta in starts
-  ]
-  best = min(found, key=lambda result: result.cost)
-  level, alpha, low = _unpack(best.x, x_nt.shape[1], least, floor)
-  as_tuple = lambda x: tuple(np.asarray(x, float).tolist())  # noqa: E731
-  return Law(as_tuple(centre), as_tuple(level), as_tuple(alpha), float(low))
+@dataclasses.dataclass(frozen=True)
+class _Search:
+  """What is minimised, for many sets of numbers (r) at once.
+
+  theta_rp: log levels, exponents and, with a floor, the logit of its share of
+  `least`. log_x_nt: about its centre.
+  """
+
+  log_x_nt: np.ndarray
+  least: float
+  floor: bool
+  huber: float
+
+  def residuals(self, theta_rp: np.ndarray, log_y_rn: np.ndarray):
+    """Residuals of log L [r, n] and their derivatives [r, n, p]."""
+    terms = self.log_x_nt.shape[1]
+    alpha_r1t = theta_rp[:, None, terms : 2 * terms]
+    power_rnt = theta_rp[:, None, :terms] + alpha_r1t * self.log_x_nt
+    parts_rnt = np.exp(np.clip(power_rnt, -300, 300))
+    low_r1, slopes = 0.0, []
+    if self.floor:
+      share_r1 = 1 / (1 + np.exp(-np.clip(theta_rp[:, -1:], -30, 30)))
+      low_r1 = self.least * share_r1
+    found_rn = parts_rnt.sum(-1) + low_r1
+    relative_rnt = parts_rnt / found_rn[..., None]
+    slopes = [relative_rnt, relative_rnt * self.log_x_nt]
+    if self.floor:
+      slopes.append((low_r1 * (1 - share_r1) / found_rn)[..., None])
+    return np.log(found_rn) - log_y_rn, np.concatenate(slopes, -1)
+
+  def _cost(self, residual_rn: np.ndarray) -> np.ndarray:
+    far_rn = np.abs(residual_rn)
+    inside_rn = np.minimum(far_rn, self.huber)
+    return (inside_rn * (far_rn - inside_rn / 2)).sum(-1)
+
+  def descend(
+    self, theta_rp: np.ndarray, log_y_rn: np.ndarray, steps: int = 60
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Damped Gauss-Newton steps from each set of numbers for its values.
+
+    Returns:
+      The numbers and their Huber losses [r].
+    """
+    damping_r = np.full(len(theta_rp), 1e-2)
+    residual_rn, slope_rnp = self.residuals(theta_rp, log_y_rn)
+    cost_r = self._cost(residual_rn)
+    for _ in range(steps):
+      weight_rn = self.huber / np.maximum(np.abs(residual_rn), self.huber)
+      weighted_rnp = slope_rnp * weight_rn[..., None]
+      square_rpp = np.einsum("rnp,rnq->rpq", weighted_rnp, slope_rnp)
+      gradient_rp = np.einsum("rnp,rn->rp", weighted_rnp, residual_rn)
+      diagonal_rp = np.einsum("rpp->rp", square_rpp)
+      added_rp = damping_r[:, None] * (diagonal_rp + 1e-9)
+      square_rpp = square_rpp + added_rp[..., None] * np.eye(theta_rp.shape[1])
+      step_rp = np.linalg.solve(square_rpp, gradient_rp[..., None])[..., 0]
+      tried_rp = theta_rp - np.clip(step_rp, -2, 2)
+      residual, slope = self.residuals(tried_rp, log_y_rn)
+      cost = self._cost(residual)
+      better_r = cost < cost_r
+      theta_rp = np.where(better_r[:, None], tried_rp, theta_rp)
+      residual_rn = np.where(better_r[:, None], residual, residual_rn)
+      slope_rnp = np.where(better_r[:, None, None], slope, slope_rnp)
+      cost_r = np.where(better_r, cost, cost_r)
+      damping_r = damping_r * np.where(better_r, 0.3, 5.0)
+      damping_r = np.clip(damping_r, 1e-9, 1e6)
+    return theta_rp, cost_r
+
+  def law(self, theta_p: np.ndarray, centre: np.ndarray) -> Law:
+    """As a law of X instead of log X about its centre."""
+    terms, low = self.log_x_nt.shape[1], 0.0
+    if self.floor:
+      low = self.least / (1 + np.exp(-np.clip(theta_p[-1], -30, 30)))
+    level, alpha = np.exp(theta_p[:terms]), theta_p[terms : 2 * terms]
+    return Law(*(tuple(v.tolist()) for v in (centre, level, alpha)), float(low))
 
 
 def _check(x_nt: np.ndarray, y_n: np.ndarray) -> None:
@@ -129,14 +193,6 @@ def _check(x_nt: np.ndarray, y_n: np.ndarray) -> None:
       f"A power law needs at least {FEWEST} different values to be fitted to,"
       f" got {fewest}."
     )
-
-
-def _unpack(theta, terms: int, least: float, floor: bool):
-  """(level, alpha, floor) of the numbers that are searched: log levels,
-  exponents, and the logit of the floor's share of the smallest loss."""
-  level, alpha = np.exp(theta[:terms]), theta[terms : 2 * terms]
-  low = least / (1 + np.exp(-theta[-1])) if floor else 0.0
-  return level, alpha, low
 
 
 def _pack(law: Law, least: float, floor: bool) -> np.ndarray:
@@ -211,11 +267,14 @@ def bootstrap(
   free = max(len(y_n) - 2 * x_nt.shape[1] - floor, 1)
   residuals_n = residuals_n - residuals_n.mean()
   residuals_n *= np.sqrt(len(y_n) / free)
-  rng, laws = np.random.default_rng(seed), []
-  for _ in range(resamples):
-    drawn_n = means_n * np.exp(rng.choice(residuals_n, len(y_n)))
-    laws.append(fit_law(x_nt, drawn_n, floor=floor, huber=huber, start=law))
-  return Bootstrap(law, tuple(laws), residuals_n)
+  rng = np.random.default_rng(seed)
+  drawn_rn = rng.choice(residuals_n, (resamples, len(y_n))) + np.log(means_n)
+  centre = np.asarray(law.centre)
+  search = _Search(np.log(x_nt / centre), y_n.min(), floor, huber)
+  start_rp = np.tile(_pack(law, y_n.min(), floor), (resamples, 1))
+  theta_rp, _ = search.descend(start_rp, drawn_rn)
+  laws = tuple(search.law(theta_p, centre) for theta_p in theta_rp)
+  return Bootstrap(law, laws, residuals_n)
 
 
 def frontier(cost_n: np.ndarray, loss_n: np.ndarray) -> np.ndarray:
