@@ -144,6 +144,7 @@ def shorten(c: ConfigDict) -> None:
   c.tokenizer.tokenizer.update(vocab_size=64, ch=32)
   c.training.model.vocab_size = 64
   c.training.batch_size = 4
+  c.training.mesh.data = 1  # one device, however many there are
   c.training.checkpoint_every = 5
   c.training.log_every = 4
   c.training.optimizer.warmup_steps = 2
