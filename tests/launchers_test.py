@@ -70,6 +70,40 @@ def test_dry_run_of_slurm():
   )
 
 
+def test_dry_run_of_a_sweep_on_slurm():
+  first, array = dry_run(
+    "slurm_sweep", "--array=0-11%4", "--gpus=0", "--time=2:00:00", "--",
+    "--config=a.py", "--out=/runs/a b",
+  )  # fmt: skip
+  common = (
+    "sbatch --parsable --nodes=1 --ntasks=1 --cpus-per-task=8 --time=2:00:00"
+    f" --signal=B:USR1@300 --requeue --open-mode=append --chdir={ROOT}"
+  )
+  inner = f"exec bash {LAUNCH}/slurm_sweep.sh --inside_job="
+  given = "-- --config=a.py '--out=/runs/a b'"
+  assert first == (
+    f"{common} --job-name=star_sweep-prepare"
+    " --output=slurm-star_sweep-prepare-%j.log"
+    f" --wrap={inner}prepare {given}"
+  )
+  assert array == (
+    f"{common} --job-name=star_sweep --array=0-11%4"
+    " --dependency=afterok:PREPARE --output=slurm-star_sweep-%A-%a.log"
+    f" --wrap={inner}job {given}"
+  )
+  sweep = f"{ROOT}/.venv/bin/python {LAUNCH}/sweep.py --config=a.py"
+  task = dict(SLURM_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")
+  for inside, last in (("prepare", "--prepare"), ("job", "--only=3")):
+    assert dry_run(
+      "slurm_sweep", f"--inside_job={inside}", "--", "--config=a.py", **task
+    ) == [f"{sweep} {last}"]
+
+
+def test_a_sweep_on_slurm_needs_its_numbers():
+  done = script("slurm_sweep", "--dry_run", "--", "--config=a.py")
+  assert done.returncode == 2 and "--array is the numbers" in done.stderr
+
+
 @pytest.mark.parametrize(
   "action,commands",
   [

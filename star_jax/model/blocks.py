@@ -285,7 +285,8 @@ class Modulation(nn.Module):
 
     def init(key, shape):
       factor = jnp.full((6, 1), cfg.init_adaln).at[:2].set(cfg.init_adaln_gamma)
-      return jax.random.normal(key, shape) * factor / math.sqrt(cfg.width)
+      std = factor / math.sqrt(cfg.base_width or cfg.width)
+      return jax.random.normal(key, shape) * std
 
     return cond_L6C + self.param("ada_gss", init, (6, cfg.width))
 

@@ -93,7 +93,7 @@ class ClassEmbedding(nn.Module):
     cfg = self.config
     table = self.param(
       "embedding",
-      weight_init(cfg.weight_std),
+      weight_init(cfg.input_std),
       (cfg.num_classes + 1, cfg.width),
     )
     return table[label_B]
@@ -111,7 +111,7 @@ class CrossKeyValue(nn.Module):
     cfg = self.config
     self.kv = self.param(
       "kv",
-      weight_init(cfg.weight_std),
+      weight_init(cfg.input_std),
       (cfg.depth, cfg.text_dim, 2, cfg.width),
     )
     self.v_bias = self.param(

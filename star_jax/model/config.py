@@ -20,7 +20,7 @@ REMATS = ("none", "layer", "attention", "dots")
 DTYPES = ("float32", "bfloat16", "float16")
 # Fields that came later: left out of files where they have these values, so
 # that older checkpoints and bundles are those of the same model.
-_LATER = {"prediction": "scale"}
+_LATER = {"prediction": "scale", "base_width": 0}
 # Fields of a run, which no file has.
 _OF_THE_RUN = ("attention",)
 # Values of remat in files from before it had names, and still.
@@ -79,6 +79,9 @@ class StarConfig:
     dtype: compute dtype. Parameters, softmax, norms, rotary application and
       logits are float32 whatever it is.
     init_std: of all weights and embeddings; -1 means sqrt(1 / (3 C)).
+    base_width: muP (star_jax/train/mup.py): width of the model that rates and
+      initial weights were chosen for; 0: the official initial weights, and one
+      rate for all.
     init_head, init_adaln, init_adaln_gamma: factors on the head weight, on the
       shift and scale rows and on the gamma rows of the adaptive norm offsets.
   """
@@ -110,6 +113,7 @@ class StarConfig:
   dtype: str = "float32"
   norm_eps: float = 1e-6
   init_std: float = -1.0
+  base_width: int = 0
   init_head: float = 0.02
   init_adaln: float = 0.5
   init_adaln_gamma: float = 1e-5
@@ -163,6 +167,11 @@ class StarConfig:
       raise ValueError(
         f"drop_path_rate is in [0, 1), got {self.drop_path_rate}."
       )
+    if self.base_width < 0 or (self.base_width and self.init_std >= 0):
+      raise ValueError(
+        "base_width is a width, with init_std -1, or 0 for none, got"
+        f" {self.base_width} and init_std {self.init_std}."
+      )
     if self.adaptive_norm == "level" and not self.lvl_embed:
       raise ValueError(
         "adaptive_norm 'level' reads the level embedding: it needs"
@@ -200,6 +209,22 @@ class StarConfig:
     if self.init_std < 0:
       return math.sqrt(1.0 / (3.0 * self.width))
     return self.init_std
+
+  @property
+  def width_ratio(self) -> float:
+    """Width over that of muP's base; 1 without one."""
+    return self.width / (self.base_width or self.width)
+
+  @property
+  def input_std(self) -> float:
+    """Standard deviation of fresh embeddings and of weights whose input does
+    not grow with the width."""
+    return self.weight_std * math.sqrt(self.width_ratio)
+
+  @property
+  def head_std(self) -> float:
+    """Standard deviation of fresh weights of the head."""
+    return self.weight_std * self.init_head / math.sqrt(self.width_ratio)
 
   @property
   def cache_length(self) -> int:

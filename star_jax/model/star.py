@@ -56,7 +56,8 @@ class Star(nn.Module):
 
   def setup(self):
     cfg = self.config
-    init = weight_init(cfg.weight_std)
+    # Of what reads no width, and of what reads one.
+    init, inner = weight_init(cfg.input_std), weight_init(cfg.weight_std)
 
     def dense(features, **options):
       options = {"kernel_init": init, "precision": HIGHEST, **options}
@@ -75,16 +76,14 @@ class Star(nn.Module):
       shape = (cfg.schedule.num_tokens, cfg.width)
       self.pos_embed = self.param("pos_embed", init, shape)
     if cfg.adaptive_norm == "level":
-      self.lvl_embed_proj = dense(cfg.width)
-      self.lvl_embed_adaln = dense(6 * cfg.width)
+      self.lvl_embed_proj = dense(cfg.width, kernel_init=inner)
+      self.lvl_embed_adaln = dense(6 * cfg.width, kernel_init=inner)
     if cfg.modulated_head:
       self.adaptive_norm = AdaptiveNorm(cfg)
       self.head_norm = HeadNorm(cfg)
     if cfg.cross_attention:
       self.cross = CrossKeyValue(cfg)
-    self.head = dense(
-      cfg.vocab_size, kernel_init=weight_init(cfg.weight_std * cfg.init_head)
-    )
+    self.head = dense(cfg.vocab_size, kernel_init=weight_init(cfg.head_std))
     self.blocks = nn.scan(
       remat_block(cfg),
       variable_axes={"params": 0},
@@ -349,7 +348,7 @@ class Star(nn.Module):
     if "absolute" in cfg.position:
       x_BLC = x_BLC + self.pos_embed[tokens]
     if cfg.position == "sinusoidal":
-      table = sinusoidal_table(schedule, cfg.width, cfg.weight_std)
+      table = sinusoidal_table(schedule, cfg.width, cfg.input_std)
       x_BLC = x_BLC + jnp.asarray(table)[tokens]
     input_BLC = x_BLC
     if late is not None:

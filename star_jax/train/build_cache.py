@@ -27,6 +27,8 @@ from star_jax.train.token_data import (
 # Sources that read the art store.
 ART_SOURCES = ("icons", "scenes", "mixture")
 SPLITS = ("train", "heldout")
+# Generated pictures also have new ones of what is trained on.
+KNOWN_SPLITS = (*SPLITS, "seen")
 
 
 def build_cache(
@@ -41,7 +43,7 @@ def build_cache(
 
   Args:
     config: a stage 2 config; `config.cache` says how much from which source.
-    splits: which of `SPLITS`.
+    splits: which of `KNOWN_SPLITS`.
     process, processes: this one's number, and how many build the cache
       together, each a share of its files.
     report: called with a line for every file.
@@ -50,9 +52,10 @@ def build_cache(
     ValueError: unknown split, no tokenizer, a directory of another cache, a
       caption that is no class of a model of classes, no such process.
   """
-  if unknown := set(splits) - set(SPLITS):
+  if unknown := set(splits) - set(KNOWN_SPLITS):
     raise ValueError(
-      f"Splits of a cache are {', '.join(SPLITS)}, got {', '.join(unknown)}."
+      f"Splits of a cache are {', '.join(KNOWN_SPLITS)}, got"
+      f" {', '.join(sorted(unknown))}."
     )
   if not 0 <= process < processes:
     raise ValueError(

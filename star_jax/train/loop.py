@@ -143,7 +143,9 @@ class _Run:
     sharding.check_batch(self.mesh, config.batch_size, config.accumulate)
     if how := task.check_mesh(self.mesh):
       print(how, flush=True)
-    self.optimizer = build_optimizer(config.optimizer, config.num_steps)
+    self.optimizer = build_optimizer(
+      config.optimizer, config.num_steps, task.width_ratio
+    )
     self.key = place_key(config.seed, TRAIN_STREAM, self.mesh)
     self.checkpointer = Checkpointer(
       workdir,

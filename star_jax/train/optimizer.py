@@ -20,6 +20,8 @@ import optax
 import optax.contrib
 from flax import traverse_util
 
+from star_jax.train.mup import scale_by_width
+
 PyTree = Any
 Schedule = Callable[[jax.Array | int], jax.Array]
 
@@ -235,6 +237,14 @@ def _direction(config) -> optax.GradientTransformation:
   return optax.partition({"adam": adam, "muon": muon}, muon_labels)
 
 
+def _updates(config, width_ratio: float) -> list[optax.GradientTransformation]:
+  """The update before decay, which muP leaves as it is, and learning rate."""
+  if width_ratio == 1.0:
+    return [_direction(config)]
+  labels = None if config.name == "adamw" else muon_labels
+  return [_direction(config), scale_by_width(width_ratio, labels)]
+
+
 def muon_labels(params: PyTree) -> PyTree:
   """ "muon" for the matrices of the stacked layers, "adam" for the rest."""
   flat = traverse_util.flatten_dict(params)
@@ -267,8 +277,16 @@ def kept_mask(params: PyTree, train_only: Sequence[str]) -> PyTree:
   )
 
 
-def build_optimizer(config, num_steps: int) -> Optimizer:
-  """From `config.optimizer` (the keys are listed in configs/common.py)."""
+def build_optimizer(
+  config, num_steps: int, width_ratio: float = 1.0
+) -> Optimizer:
+  """From `config.optimizer` (the keys are listed in configs/common.py).
+
+  Args:
+    config: of the optimizer.
+    num_steps: of the run.
+    width_ratio: of the model to muP's base, see mup.py.
+  """
   learning_rate = learning_rate_schedule(
     config.schedule,
     peak=config.learning_rate,
@@ -285,7 +303,7 @@ def build_optimizer(config, num_steps: int) -> Optimizer:
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm > 0
     else optax.identity(),
-    _direction(config),
+    *_updates(config, width_ratio),
     scheduled_weight_decay(weight_decay, lambda p: decay_mask(p, no_decay)),
     optax.scale_by_learning_rate(learning_rate),
   )

@@ -55,6 +55,7 @@ class RefineTask:
   """See `task.Task`."""
 
   maintain_every = 0
+  width_ratio = 1.0
 
   def __init__(self, config):
     self.config = config

@@ -45,10 +45,12 @@ class Task(Protocol):
     frozen: arrays that the loss reads and nobody trains; they travel into the
       step as an argument, so that they are not compiled in as constants.
     maintain_every: steps between two calls of `maintain`, 0 for never.
+    width_ratio: of the model to muP's base (mup.py); 1: one rate for all.
   """
 
   frozen: PyTree
   maintain_every: int
+  width_ratio: float
 
   def identity(self) -> dict:
     """The part of the configuration that a checkpoint must agree with."""

@@ -51,6 +51,8 @@ CODEBOOK_PATH = ("quantizer", "codebook_VCv")
 class TokenizerTask:
   """See `task.Task`."""
 
+  width_ratio = 1.0
+
   def __init__(self, config):
     self.config = config
     self.vqvae_config = VQVAEConfig.from_dict(config.tokenizer.to_dict())

@@ -57,6 +57,7 @@ class TransformerTask:
     self.star_config = dataclasses.replace(
       StarConfig.from_dict(config.model.to_dict()), attention=config.attention
     )
+    self.width_ratio = self.star_config.width_ratio
     self.token_drop = TokenDrop(**config.token_drop)
     if self.token_drop.way and self.star_config.prediction == "token":
       raise ValueError(

@@ -35,6 +35,7 @@ class FakeTask:
   """`task.Task`; `nan_at` poisons the losses of these 0-based steps."""
 
   frozen: dict = {}  # noqa: RUF012
+  width_ratio = 1.0
 
   def __init__(self, config, nan_at=(), on_step=None):
     self.config = config
