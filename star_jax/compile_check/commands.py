@@ -151,7 +151,8 @@ class Request:
         program, memory, self.target, self.mesh, analytic(batch)
       )
       if self.out:
-        records.write(self, what, batch, memory, bounds)
+        remat = star.remat if what == "train" else ""
+        records.write(self, what, batch, memory, bounds, remat)
       if bounds:
         print(f"\nBatch {batch}:")
         within &= bounds_within_limits(bounds, self.target.title, weights)
