@@ -53,6 +53,12 @@ _BATCH = flags.DEFINE_list(
   "Pictures at once over all devices; max looks for the largest that fits. By"
   " default the config's for training on a slice, else one a part of the mesh.",
 )
+_REMAT = flags.DEFINE_enum(
+  "remat",
+  None,
+  ["none", "attention", "dots", "layer"],
+  "Of the training step, instead of the model's.",
+)
 _OUT = flags.DEFINE_string("out", None, "Folder for the figures, as JSON.")
 _REFINE = flags.DEFINE_string(
   "refine", "transformer_first", "Stable sampling: off, head or that."
@@ -106,6 +112,8 @@ def main(argv):
   if _WHAT.value == "train":
     config.unlock()
     config.model = ConfigDict(found.model)
+    if _REMAT.value:
+      config.model.remat = _REMAT.value
     within = commands.check_training(request, config)
   elif _WHAT.value == "layer":
     within = commands.check_layer(request, found.model, config.text.max_tokens)

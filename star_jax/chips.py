@@ -20,6 +20,8 @@ class Chip:
     name: short, as users write it.
     title: as tables show it.
     flops: of bfloat16 with float32 sums, FLOP/s.
+    tf32_flops, float32_flops: of float32 rounded to TF32, and as it is; 0: TPUs
+      compute it in passes of bfloat16.
     hbm_bytes: memory.
     hbm_bandwidth: bytes/s.
     link_bandwidth: of one link to a neighbour in one direction, bytes/s; 0: no
@@ -37,6 +39,8 @@ class Chip:
   link_bandwidth: float = 0.0
   torus_axes: int = 0
   matrix_side: int = 0
+  tf32_flops: float = 0.0
+  float32_flops: float = 0.0
   device_kinds: tuple[str, ...] = ()
 
 
@@ -60,10 +64,12 @@ CHIPS = {
     ),
     Chip(
       "a100", "NVIDIA A100-SXM4-80GB", 312e12, 85_100_068_864, 2039e9,
+      tf32_flops=156e12, float32_flops=19.5e12,
       device_kinds=("NVIDIA A100-SXM4-80GB",),
     ),
     Chip(
       "h100", "NVIDIA H100-SXM5-80GB", 989e12, 84_929_347_584, 3350e9,
+      tf32_flops=494.5e12, float32_flops=67e12,
       device_kinds=("NVIDIA H100 80GB HBM3",),
     ),
   )

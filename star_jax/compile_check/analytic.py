@@ -1,7 +1,8 @@
-"""FLOPs of a training step by formula: 6 N D, and attention.
+"""FLOPs by formula: 6 N D and attention of a training step, 2 N D of a sampler.
 
-N: weights, D: how often each is used, L: tokens of a picture, T: text tokens,
-C: width.
+N: weights, D: how often each is used, L: tokens of a picture, l: of a scale,
+T: text tokens, C: width, B: pictures, R: rows of the model's batch (2B with
+guidance).
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from star_jax.compile_check.parts import BACKBONE, DECODER, REFINEMENT
 from star_jax.model.attention_backends import CUDNN, SPLASH, XLA, backend_of
 from star_jax.model.config import StarConfig
+from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.star import Star
+from star_jax.sampling.rounds import RANDOM_ROUNDS
+from star_jax.sampling.sampler import SamplerConfig
 from star_jax.shapes import expected_shapes
+from star_jax.tokenizer.config import VQVAEConfig
+from star_jax.tokenizer.vqvae import VQVAE
 
 # Which weights are matrices that something is multiplied by, and how often for
 # a picture; first match wins.
@@ -32,15 +39,17 @@ _USES = (
 
 @dataclasses.dataclass(frozen=True)
 class Analytic:
-  """FLOPs of one step over a batch.
+  """FLOPs of one run over a batch.
 
   Attributes:
     model: of the mathematics alone, what MFU is measured by.
     executed: with what remat computes again.
+    parts: of a sampler, see `parts.PARTS`.
   """
 
   model: float
   executed: float
+  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def training_flops(
@@ -137,3 +146,102 @@ def layer_bytes(config: StarConfig, itemsize: int) -> int:
     for path, shape in expected_shapes(Star(config)).items()
     if path.startswith("blocks/")
   )
+
+
+def sampling_flops(
+  star: StarConfig,
+  tokenizer: VQVAEConfig,
+  config: SamplerConfig,
+  batch: int,
+  *,
+  text_tokens: int = 0,
+  refine: RefineConfig | None = None,
+) -> Analytic:
+  """What sampling costs: every weight once for each row that it meets.
+
+  A weight costs 2 FLOPs a row, a pair of a query and a key 4 C in every layer.
+  Conditions are computed for B prompts and one empty one. Of the tokenizer the
+  decoder counts; what makes the next scale's input is some GFLOP. Nothing that
+  `config.accelerate` leaves out is left out here.
+
+  Args:
+    star, tokenizer, config: as of `build_sampler`.
+    batch: B.
+    text_tokens: T; ignored by a model of classes.
+    refine: of the head that `config.refine` asks.
+  """
+  rows = batch * (1 + config.guided)
+  parts = {BACKBONE: _backbone_flops(star, rows, batch, text_tokens)}
+  if config.refine is not None:
+    parts[REFINEMENT] = rows * sum(
+      _head_calls(config, k) * _head_flops(star, refine, k)
+      for k in range(refine.first_scale, star.schedule.num_scales)
+    )
+  if config.return_image:
+    parts[DECODER] = batch * _decoder_flops(tokenizer)
+  total = sum(parts.values())
+  return Analytic(total, total, parts)
+
+
+def _backbone_flops(
+  config: StarConfig, rows: int, batch: int, text_tokens: int
+) -> float:
+  """All scales through the transformer, with a cache."""
+  lengths = config.schedule.lengths
+  conditions = batch + (rows > batch)
+  uses = {
+    _TOKENS: rows * sum(lengths),
+    _TEXT: conditions * text_tokens,
+    _SCALES: len(lengths),
+    _ONCE: conditions,
+  }
+  flops = 2 * sum(
+    math.prod(shape) * uses[found]
+    for path, shape in expected_shapes(Star(config)).items()
+    if (found := next((u for key, u in _USES if re.search(key, path)), None))
+  )
+  pairs = int(np.dot(lengths, np.cumsum(lengths)))
+  if config.cross_attention:
+    pairs += sum(lengths) * text_tokens
+  return flops + 4 * rows * config.depth * config.width * pairs
+
+
+def _head_calls(config: SamplerConfig, k: int) -> int:
+  """How often the refinement head is asked for scale k."""
+  rounds = config.refine.rounds_of(k)
+  early = min(RANDOM_ROUNDS, rounds) if config.refine.asks_transformer(k) else 0
+  return rounds - early
+
+
+def _head_flops(star: StarConfig, refine: RefineConfig, k: int) -> float:
+  """One call for one row: the l tokens of a scale behind one of the text."""
+  tokens = star.schedule.lengths[k]
+  used = {"text_proj": 1, "word_embed": tokens, "head": tokens}
+  flops = 2 * sum(
+    math.prod(shape) * used.get(path.split("/")[0], tokens + 1)
+    for path, shape in expected_shapes(RefineHead(star, refine)).items()
+    if re.search(r"(kernel|attn/qkv)$", path)
+  )
+  # The text sees all, each other token the text and its own scale.
+  return flops + 4 * refine.depth * star.width * (tokens + 1) ** 2
+
+
+def _decoder_flops(config: VQVAEConfig) -> float:
+  """One picture: each convolution at its resolution, and attention."""
+  height, width = (side // config.patch_size for side in config.image_size)
+  last, flops = len(config.ch_mult) - 1, 0.0
+  for path, shape in expected_shapes(VQVAE(config)).items():
+    if not re.match(r"(decoder|post_quant_conv)/(.*/)?kernel$", path):
+      continue
+    level = re.search(r"/up_(\d+)_(upsample)?", path)
+    at = last
+    if level:
+      # The doubled map is convolved.
+      at = int(level.group(1)) - bool(level.group(2))
+    elif path.startswith("decoder/conv_out"):
+      at = 0
+    places = (height >> at) * (width >> at)
+    flops += 2 * math.prod(shape) * places
+    if path.endswith("qkv/kernel"):
+      flops += 4 * shape[0] * places**2
+  return flops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from jax.sharding import Mesh
 
@@ -13,6 +14,7 @@ from star_jax.compile_check.hlo import parse
 from star_jax.compile_check.memory import Memory
 from star_jax.compile_check.programs import Program
 from star_jax.compile_check.roofline import Roofline, Sent, roofline
+from star_jax.compile_check.traced import traced_roofline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Bounds:
     model_flops, executed_flops: see `analytic.Analytic`; None: no formula.
     traced_flops: counted on the jaxpr, its share of one device.
     roofline: of the compiled program; on a GPU, whose products are calls of a
-      library that the program says little about, the traced products and every
-      argument and output once, without collectives.
+      library that the program says little about, that of the traced products,
+      without collectives.
+    parts: FLOPs by formula of the parts of a sampler, see `analytic.Analytic`.
     mfu: model_flops by the time of the roofline and the chip's peak.
     counted: whether the roofline is that of the compiled program.
   """
@@ -35,6 +38,7 @@ class Bounds:
   roofline: Roofline
   mfu: float | None
   counted: bool
+  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def excess(self) -> float | None:
@@ -66,6 +70,7 @@ class Bounds:
       "excess": self.excess,
       "mfu": self.mfu,
       "counted": self.counted,
+      "formula_parts": dict(self.parts),
       **parts,
       "bound": self.roofline.bound,
       "bytes_sent": self.roofline.bytes_sent,
@@ -98,15 +103,7 @@ def bounds_of(
     found = roofline(parse(memory.hlo), chip, Torus.of(chip, coords))
   else:
     moved = memory.arguments + memory.outputs
-    compute, wires = traced / chip.flops, moved / chip.hbm_bandwidth
-    bound = dict(compute=compute) if compute >= wires else dict(memory=wires)
-    found = Roofline(
-      seconds=max(compute, wires),
-      flops=int(traced),
-      padded_flops=int(traced),
-      hbm_bytes=moved,
-      **bound,
-    )
+    found = traced_roofline(program.products, chip, moved)
   model = analytic and analytic.model / count
   return Bounds(
     model_flops=model,
@@ -115,4 +112,5 @@ def bounds_of(
     roofline=found,
     mfu=model and model / (found.seconds * chip.flops),
     counted=counted,
+    parts={k: x / count for k, x in analytic.parts.items()} if analytic else {},
   )

@@ -16,12 +16,17 @@ from ml_collections import ConfigDict
 from star_jax import sharding
 from star_jax.compilation import step_options
 from star_jax.compile_check import programs, records, report
-from star_jax.compile_check.analytic import layer_bytes, training_flops
+from star_jax.compile_check.analytic import (
+  Analytic,
+  layer_bytes,
+  sampling_flops,
+  training_flops,
+)
 from star_jax.compile_check.bounds import bounds_of
 from star_jax.compile_check.bounds_report import bounds_within_limits
 from star_jax.compile_check.devices import Target, find_target
 from star_jax.metrics.benchmark import to_whole
-from star_jax.model.attention_backends import AUTO, choose, platform_here
+from star_jax.model.attention_backends import AUTO, XLA, choose, platform_here
 from star_jax.model.config import StarConfig
 from star_jax.model.refine import RefineConfig
 from star_jax.sampling.rounds import REFINEMENTS
@@ -146,7 +151,8 @@ class Request:
         program, memory, self.target, self.mesh, analytic(batch)
       )
       if self.out:
-        records.write(self, what, batch, memory, bounds)
+        remat = star.remat if what == "train" else ""
+        records.write(self, what, batch, memory, bounds, remat)
       if bounds:
         print(f"\nBatch {batch}:")
         within &= bounds_within_limits(bounds, self.target.title, weights)
@@ -195,17 +201,24 @@ def check_sampler(
     decoder_dtype=decoder_dtype,
   )
   star = request.chosen(StarConfig.from_dict(dict(model)))
+  vqvae = VQVAEConfig.from_dict(tokenizer)
+  refiner = RefineConfig(**head) if head else None
 
   def make(batch: int) -> programs.Program:
     return programs.sampler_program(
       star,
-      VQVAEConfig.from_dict(tokenizer),
+      vqvae,
       config,
       batch,
       text_tokens=text_tokens,
-      refine=RefineConfig(**head) if head else None,
+      refine=refiner,
       storage=storage,
       mesh=request.mesh,
+    )
+
+  def formula(batch: int) -> Analytic:
+    return sampling_flops(
+      star, vqvae, config, batch, text_tokens=text_tokens, refine=refiner
     )
 
   decoder = "one picture after the other" if one_by_one else "all at once"
@@ -219,7 +232,11 @@ def check_sampler(
     f" attention by {star.attention}, decoding {decoder} in {decoder_dtype}",
   )
   found = request.print_memory("sampling", make)
-  return request.check("sample", found, star)
+  within = request.check("sample", found, star, formula)
+  for batch, (_, memory) in found.items():
+    rows = batch // request.unit * (1 + config.guided)
+    report.print_caches(memory, programs.cache_bytes(star, rows), batch)
+  return within
 
 
 def check_training(request: Request, config: ConfigDict) -> bool:
@@ -236,7 +253,11 @@ def check_training(request: Request, config: ConfigDict) -> bool:
   """
   config = config.copy_and_resolve_references()
   config.data, config.classes = "synthetic", ()
-  star = request.chosen(StarConfig.from_dict(config.model.to_dict()))
+  star = StarConfig.from_dict(config.model.to_dict())
+  if request.mesh is not None and request.mesh.shape[sharding.SEQUENCE] > 1:
+    # The only one of devices that share a picture's tokens.
+    request = dataclasses.replace(request, attention=XLA)
+  star = request.chosen(star)
   config.attention = star.attention
   lengths = TokenDrop(**config.token_drop).lengths(star.schedule)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from star_jax.compilation import step_options
 from star_jax.model.attention import scale_causal_attention
 from star_jax.model.attention_backends import backend_of
 from star_jax.model.blocks import Block, BlockContext, LayerInputs
+from star_jax.model.cache import init_cache
 from star_jax.model.config import StarConfig
 from star_jax.model.refine import RefineConfig, RefineHead
 from star_jax.model.rope import rope_tables
@@ -36,7 +37,7 @@ from star_jax.shapes import parameter_tree
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
-from star_jax.train.flops import jaxpr_flops
+from star_jax.train.flops import TracedProduct, traced_products
 from star_jax.train.optimizer import build_optimizer
 from star_jax.train.state import create_state
 from star_jax.train.step import split_average, train_step
@@ -54,18 +55,22 @@ class Program:
     resident: abstract arrays that lie on the devices while it runs, its
       arguments among them. A parameter that it does not read is no argument of
       it.
-    flops: of its products, over all devices.
+    products: of the traced program, over all devices.
     options: that it is compiled with where it is run, besides the target's.
   """
 
   lowered: jax.stages.Lowered
   resident: PyTree
-  flops: int = 0
+  products: Sequence[TracedProduct] = ()
   options: Mapping[str, bool | int] = dataclasses.field(default_factory=dict)
 
   @property
   def resident_bytes(self) -> int:
     return bytes_of(self.resident)
+
+  @property
+  def flops(self) -> int:
+    return sum(p.flops * p.times for p in self.products)
 
 
 def bytes_of(tree: PyTree) -> int:
@@ -83,6 +88,11 @@ def bytes_of(tree: PyTree) -> int:
     return math.prod(shape) * leaf.dtype.itemsize
 
   return sum(map(size, jax.tree.leaves(tree)))
+
+
+def cache_bytes(config: StarConfig, rows: int) -> int:
+  """Keys and values that so many rows of the model's batch keep."""
+  return bytes_of(jax.eval_shape(lambda: init_cache(config, rows)))
 
 
 def sampler_program(
@@ -281,7 +291,8 @@ def _stored(params: PyTree, storage: str) -> PyTree:
 def _program(fn, *arguments, **static) -> Program:
   """Traced, counted and lowered."""
   traced = fn.trace(*arguments, **static)
-  return Program(traced.lower(), arguments, jaxpr_flops(traced.jaxpr.jaxpr))
+  products = traced_products(traced.jaxpr.jaxpr)
+  return Program(traced.lower(), arguments, products)
 
 
 def _by_rules(tree: PyTree, mesh: Mesh | None) -> PyTree:

@@ -16,9 +16,17 @@ if TYPE_CHECKING:
 
 
 def write(
-  request: Request, what: str, batch: int, memory: Memory, bounds: Bounds | None
+  request: Request,
+  what: str,
+  batch: int,
+  memory: Memory,
+  bounds: Bounds | None,
+  remat: str = "",
 ) -> Path:
-  """Keeps what one compiled program needs under the folder of the request."""
+  """Keeps what one compiled program needs under the folder of the request.
+
+  `remat`: of a training step; "" for others.
+  """
   sizes = dataclasses.asdict(memory)
   del sizes["hlo"]
   mesh = {} if request.mesh is None else dict(request.mesh.shape)
@@ -27,13 +35,14 @@ def write(
     "what": what,
     "target": request.target.name,
     "mesh": {name: size for name, size in mesh.items() if size > 1},
+    "remat": remat,
     "batch": batch,
     "parts": request.unit,
     "memory": {**sizes, "peak": memory.peak, "of": request.target.memory},
     "bounds": bounds and bounds.figures(),
   }
   cut = "-".join(f"{name}{size}" for name, size in record["mesh"].items())
-  parts = (request.model, what, request.target.name, cut, f"b{batch}")
+  parts = (request.model, what, request.target.name, cut, remat, f"b{batch}")
   name = "_".join(part.replace(":", "-") for part in parts if part)
   request.out.mkdir(parents=True, exist_ok=True)
   path = request.out / f"{name}.json"

@@ -151,6 +151,14 @@ def layer_within_limit(memory: Memory) -> bool:
   return _verdict("Temporaries", memory.temporaries, LAYER_LIMIT)
 
 
+def print_caches(memory: Memory, cache: int, batch: int) -> None:
+  """How many times the cache of a sampler (bytes) its temporaries are."""
+  print(
+    f"\nTemporaries of batch {batch}: {memory.temporaries / cache:.2f} times"
+    f" the cache of keys and values, {_gigabytes(cache)}."
+  )
+
+
 def _verdict(what: str, size: float, limit: int) -> bool:
   within = size <= limit
   word = "within" if within else "ABOVE"

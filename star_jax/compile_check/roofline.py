@@ -24,6 +24,7 @@ from star_jax.compile_check.collectives import (
 )
 from star_jax.compile_check.hlo import Computation, Instruction, Module
 from star_jax.compile_check.kernels import kernel_of
+from star_jax.compile_check.parts import part_of
 from star_jax.compile_check.products import Product, product_of
 from star_jax.compile_check.traffic import hbm_bytes
 
@@ -55,6 +56,8 @@ class Roofline:
     flops: of products, without padding.
     padded_flops: with tiles and passes.
     hbm_bytes: moved.
+    parts: FLOPs and seconds of each of `parts.PARTS`, without what is waited
+      for.
     sent: collectives, the same one of a loop once.
   """
 
@@ -66,6 +69,7 @@ class Roofline:
   flops: int = 0
   padded_flops: int = 0
   hbm_bytes: int = 0
+  parts: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
   sent: list[Sent] = dataclasses.field(default_factory=list)
 
   @property
@@ -87,9 +91,16 @@ class Roofline:
       found[kind] = found.get(kind, 0) + sent.count * sent.collective.size
     return found
 
+  def count(self, part: str, flops: int, seconds: float) -> None:
+    """More of a part."""
+    before = self.parts.get(part, (0, 0.0))
+    self.parts[part] = (before[0] + flops, before[1] + seconds)
+
   def add(self, other: Roofline, times: int) -> None:
+    for part, (flops, seconds) in other.parts.items():
+      self.count(part, times * flops, times * seconds)
     for field in dataclasses.fields(self):
-      if field.name != "sent":
+      if field.name not in ("sent", "parts"):
         value = getattr(self, field.name) + times * getattr(other, field.name)
         setattr(self, field.name, value)
     self.sent += [
@@ -192,10 +203,10 @@ class _Walk:
       self._begin(i.name, sent)
       self._end(i.name)
     elif kernel := kernel_of(i, self.computation):
-      self._work(kernel.products, kernel.hbm_bytes)
+      self._work(i.op_name, kernel.products, kernel.hbm_bytes)
     else:
       product = product_of(i, self.computation)
-      self._work([product] if product else [], self._moved(i))
+      self._work(i.op_name, [product] if product else [], self._moved(i))
 
   @property
   def _devices(self) -> int:
@@ -221,12 +232,12 @@ class _Walk:
       # A fusion that is no stage of one is all of it.
       if key in self.open and (ends or one.channel not in self.walks.staged):
         ended.append(key)
-    products = [
-      product
-      for inner, x in self.module.inside(body)
-      if (product := product_of(x, inner))
-    ]
-    self._work(products, self._moved(i))
+    products, name = [], i.op_name
+    for inner, x in self.module.inside(body):
+      if product := product_of(x, inner):
+        products.append(product)
+        name = x.op_name or name
+    self._work(name, products, self._moved(i))
     for key in ended:
       self._end(key)
 
@@ -271,15 +282,17 @@ class _Walk:
   def _moved(self, i: Instruction) -> int:
     return hbm_bytes(self.module, self.computation, i)
 
-  def _work(self, products: Sequence[Product], moved: int) -> None:
+  def _work(self, name: str, products: Sequence[Product], moved: int) -> None:
     padded = sum(p.padded_flops(self.chip.matrix_side) for p in products)
     compute = padded / self.chip.flops
     memory = moved / self.chip.hbm_bandwidth
-    self.found.flops += sum(p.flops for p in products)
+    flops = sum(p.flops for p in products)
+    self.found.flops += flops
     self.found.padded_flops += padded
     self.found.hbm_bytes += moved
     seconds = max(compute, memory)
     self.found.seconds += seconds
+    self.found.count(part_of(name), flops, seconds)
     if compute >= memory:
       self.found.compute += seconds
     else:

@@ -5,8 +5,9 @@
 
 compiles what is not in the folder yet, one program after the other, each by
 launch/compile_check.py in a process of its own, and writes the table of all
-that is there. A program may take an hour: it can be stopped at any time and
-goes on with the next one. --only=v5p takes the targets and models of that name.
+that is there, and what is missing. A program may take an hour: it can be
+stopped at any time and goes on with the next one. --only=v5p takes the targets
+and models of that name, --only=none compiles nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +27,25 @@ from star_jax.compile_check.memory import USABLE
 
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 COMMAND = Path(star_jax.__file__).parents[1] / "launch" / "compile_check.py"
+# Slices and cards, and pictures of a part of the mesh by the side of a picture;
+# the first come first.
+_TARGETS = ("v5e:16x16", "v5p:4x4x4", "a100", "h100", "v6e:16x16")
+_PICTURES = {256: 8, 512: 2, 1024: 1}
+_256, _512, _1024 = (f"configs/star_{side}.py" for side in _PICTURES)
+# Name in configs/presets.py: config of its training.
+_MODELS = {
+  "star_d30_1024": _1024,
+  "star_d30": f"{_256}:d30",
+  "star_d30_512": _512,
+  "star_d16": _256,
+  "var_d30": _256,
+  "var_d16": _256,
+  "var_d36": _512,
+  "var_d24": _256,
+  "var_d20": _256,
+}
 _HEADER = (
-  "model", "what", "target", "mesh", "batch", "peak", "of memory",
+  "model", "what", "target", "mesh", "remat", "batch", "peak", "of memory",
   "fits a batch part", "TFLOP", "to formula", "roofline", "bound",
   "collectives alone", "MFU at most", "largest all-gather",
 )  # fmt: skip
@@ -43,6 +61,8 @@ class Job:
     target: as the command has it.
     mesh: sizes of the axes.
     parts: that the mesh cuts a batch into.
+    pictures: of each part.
+    remat: of its layers.
   """
 
   model: str
@@ -50,13 +70,15 @@ class Job:
   target: str
   mesh: tuple[tuple[str, int], ...] = ()
   parts: int = 1
+  pictures: int = 1
+  remat: str = "attention"
 
   @property
   def name(self) -> str:
     return f"{self.model}_{self.target.replace(':', '-')}"
 
   def command(self, folder: Path) -> list[str]:
-    """Two batches, so that a line through them says what fits."""
+    """One batch: a second one would double hours of compilation."""
     axes = [f"--config.mesh.{axis}={size}" for axis, size in self.mesh]
     return [
       sys.executable,
@@ -64,7 +86,8 @@ class Job:
       f"--config={self.config}",
       f"--preset={self.model}",
       f"--target={self.target}",
-      f"--batch={self.parts},{2 * self.parts}",
+      f"--batch={self.parts * self.pictures}",
+      f"--remat={self.remat}",
       f"--out={folder}",
       *axes,
     ]
@@ -77,24 +100,16 @@ def jobs() -> list[Job]:
   tiles; at 1024 px four devices share the tokens of a picture on the slices of
   256 chips, since the official batch is 64.
   """
-  models = {
-    "star_d16": "configs/star_256.py",
-    "star_d30": "configs/star_256.py:d30",
-    "star_d30_512": "configs/star_512.py",
-    "star_d30_1024": "configs/star_1024.py",
-    **{f"var_d{n}": "configs/star_256.py" for n in (16, 20, 24, 30, 36)},
-  }
   found = []
-  for (model, config), target in itertools.product(
-    models.items(), ("a100", "h100", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
-  ):
+  for (model, config), target in itertools.product(_MODELS.items(), _TARGETS):
+    side = next(n for n in _PICTURES if f"star_{n}.py" in config)
     mesh, parts = (), 1
     if ":" in target:
-      shared = 4 if model.endswith("1024") and target.endswith("16x16") else 1
+      shared = 4 if side == 1024 and target.endswith("16x16") else 1
       chips = 256 if target.endswith("16x16") else 64
       mesh = (("fsdp", 16), ("sequence", shared))
       parts = chips // shared
-    found.append(Job(model, config, target, mesh, parts))
+    found.append(Job(model, config, target, mesh, parts, _PICTURES[side]))
   return found
 
 
@@ -121,7 +136,8 @@ def rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
   def key(record):
     mesh = ", ".join(f"{k}={n}" for k, n in record["mesh"].items())
-    return record["model"], record["what"], record["target"], mesh
+    names = (record[k] for k in ("model", "what", "target"))
+    return *names, mesh or "-", record["remat"] or "-"
 
   out = []
   for names, group in itertools.groupby(sorted(found, key=key), key):
@@ -157,20 +173,43 @@ def _cells(batches: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 def fitting(batches: Sequence[Mapping[str, Any]]) -> str:
   """Pictures of one part of the mesh within USABLE of the memory, by the line
-  through the smallest and the largest batch."""
+  through the smallest and the largest batch.
+
+  Of one batch alone the arguments are known and all else is taken to grow with
+  the batch. A part of it does not: more pictures than were compiled are at
+  least so many (">="), fewer at most ("<=").
+  """
   first, last = batches[0], batches[-1]
-  parts = last["parts"]
-  if first["batch"] == last["batch"]:
-    return "-"
+  parts, memory = last["parts"], last["memory"]
   one, two = (x["batch"] / parts for x in (first, last))
-  peak = last["memory"]["peak"]
-  slope = (peak - first["memory"]["peak"]) / (two - one)
-  room = USABLE * last["memory"]["of"] - peak
-  return str(int(two + room / slope)) if slope > 0 else "-"
+  if one == two:
+    slope = (memory["peak"] - memory["arguments"] - memory["unread"]) / two
+  else:
+    slope = (memory["peak"] - first["memory"]["peak"]) / (two - one)
+  if slope <= 0:
+    return "-"
+  most = int(two + (USABLE * memory["of"] - memory["peak"]) / slope)
+  if one < two:
+    return str(most)
+  return f"{'>=' if most >= two else '<='} {most}"
 
 
-def write(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
-  """Puts the table between its two marks in a file.
+def missing(
+  found: Sequence[Mapping[str, Any]], wanted: Iterable[Job]
+) -> list[str]:
+  """Lines of markdown that name the jobs without a row, by target."""
+  have = {(record["model"], record["target"]) for record in found}
+  left: dict[str, list[str]] = {}
+  for job in wanted:
+    if (job.model, job.target) not in have:
+      left.setdefault(job.target, []).append(job.model)
+  return [f"- {target}: {', '.join(names)}" for target, names in left.items()]
+
+
+def write(
+  path: Path, found: Sequence[Mapping[str, Any]], wanted: Iterable[Job] = ()
+) -> None:
+  """Puts the table, and what is missing of it, between its two marks in a file.
 
   Raises:
     ValueError: the file has no such marks.
@@ -182,6 +221,8 @@ def write(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     raise ValueError(f"{path} has no place for a table: {BEGIN} and {END}.")
   lines = [_HEADER, ["---"] * len(_HEADER), *rows(found)]
   table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  if left := missing(found, wanted):
+    table += "\n\n" + "\n".join(["Not compiled yet:", "", *left])
   path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", "utf-8")
 
 
@@ -193,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   fill(args.runs, [job for job in jobs() if args.only in job.name])
   if args.write:
-    write(args.write, records.read(args.runs))
+    write(args.write, records.read(args.runs), jobs())
 
 
 if __name__ == "__main__":

@@ -297,12 +297,15 @@ def within_scale_attention(
   *,
   scale: float,
   query_block: int,
+  backend: str = XLA,
 ) -> jax.Array:
   """Every scale against itself and the first token, which sees all of them.
 
   Args:
     lengths: 1 for the first token, then the tokens of every scale.
     scale, query_block: as of `scale_causal_attention`.
+    backend: see `attention_backends`; scales of fewer than FEWEST_QUERIES go
+      through plain products.
   """
   assert lengths[0] == 1 and sum(lengths) == q_BNLd.shape[2], lengths
   out = [attend(q_BNLd[:, :, :1], k_BNLd, v_BNLd, scale)]
@@ -313,13 +316,15 @@ def within_scale_attention(
       jnp.concatenate([x[:, :, :1], x[:, :, part]], axis=2)
       for x in (k_BNLd, v_BNLd)
     )
-    rect = Rectangle(0, length, -(-length // query_block), (length,))
-    q = q_BNLd[:, :, part]
-    whole = rect.blocks == 1
-    out.append(
-      attend(q, k, v, scale) if whole else _blocked(q, k, v, scale, rect)
-    )
+    q, blocks = q_BNLd[:, :, part], -(-length // query_block)
     begin += length
+    if backend != XLA and length >= FEWEST_QUERIES:
+      out.append(full_attention(q, k, v, scale=scale, backend=backend))
+    elif blocks == 1:
+      out.append(attend(q, k, v, scale))
+    else:
+      rect = Rectangle(0, length, blocks, (length,))
+      out.append(_blocked(q, k, v, scale, rect))
   return jnp.concatenate(out, axis=2)
 
 

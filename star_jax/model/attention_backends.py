@@ -5,8 +5,8 @@ TPUs, "cudnn" NVIDIA's flash attention. "auto" takes the kernel of the device
 where there is one for the model's dtype and heads. All are equal to rounding.
 
 Plain products remain wherever a kernel does not fit: tokens one by one, a few
-queries at a time, texts, the refinement head, devices that share a picture's
-tokens, and with cuDNN tokens that stand for several (`weight_BL`).
+queries at a time, texts, devices that share a picture's tokens, and with cuDNN
+tokens that stand for several (`weight_BL`).
 
 B: batch, N: heads, q: queries, m: keys, d: head channels.
 """

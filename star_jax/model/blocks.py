@@ -196,7 +196,12 @@ class SelfAttention(nn.Module):
       )
     elif context.within_scales:
       out = within_scale_attention(
-        q, k, self._split(v), context.lengths, **options
+        q,
+        k,
+        self._split(v),
+        context.lengths,
+        backend=backend_of(cfg),
+        **options,
       )
     elif context.begin is None:
       if cache is None and axis_size(SEQUENCE) > 1:

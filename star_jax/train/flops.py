@@ -10,6 +10,7 @@ multiply-add): they are what a model's FLOP/s are compared by.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -69,30 +70,71 @@ def _keeping_all(program):
 
 def jaxpr_flops(jaxpr, scope: str = "") -> int:
   """FLOPs of a jaxpr that is traced already; `scope`: names around it."""
-  return sum(_equation_flops(equation, scope) for equation in jaxpr.eqns)
+  return sum(p.flops * p.times for p in traced_products(jaxpr, scope))
 
 
-def _equation_flops(equation, scope: str) -> int:
+@dataclasses.dataclass(frozen=True)
+class TracedProduct:
+  """A matrix product, convolution or call of cuDNN's attention.
+
+  Attributes:
+    flops: of one of its runs.
+    bytes: of what it reads and writes.
+    times: that it runs, on all devices together.
+    scope: names of the modules that it is in.
+    dtype: of its first operand.
+    exact: float32 is not to be rounded (precision "highest").
+  """
+
+  flops: int
+  bytes: int
+  times: int
+  scope: str
+  dtype: str
+  exact: bool
+
+
+def traced_products(jaxpr, scope: str = "") -> list[TracedProduct]:
+  """Of a jaxpr, in order; of the branches of a condition those of the one with
+  the most FLOPs."""
+  found = []
+  for equation in jaxpr.eqns:
+    found += _equation_products(equation, scope)
+  return found
+
+
+def _equation_products(equation, scope: str) -> list[TracedProduct]:
   name = equation.primitive.name
   scope = f"{scope}/{equation.source_info.name_stack}"
-  if name == "dot_general":
-    return _dot_flops(equation)
-  if name == "conv_general_dilated":
-    return _conv_flops(equation)
-  if name in _CUDNN_PRODUCTS:
-    return _cudnn_flops(equation)
-  inner = [jaxpr_flops(jaxpr, scope) for jaxpr in _inner_jaxprs(equation)]
-  if name == "scan":
-    return equation.params["length"] * sum(inner)
+  if name in _PRODUCTS:
+    return [_product(equation, scope)]
+  inner = [traced_products(jaxpr, scope) for jaxpr in _inner_jaxprs(equation)]
   if name == "cond":
-    return max(inner)
-  if name == "pallas_call":
-    return _kernel_calls(equation, scope) * sum(inner)
-  if name == "shard_map":
-    # What one device does.
-    return equation.params["mesh"].size * sum(inner)
+    return max(inner, key=lambda ps: sum(p.flops * p.times for p in ps))
   # A while loop has no static count: its body is taken once.
-  return sum(inner)
+  times = 1
+  if name == "scan":
+    times = equation.params["length"]
+  elif name == "pallas_call":
+    times = _kernel_calls(equation, scope)
+  elif name == "shard_map":
+    # What one device does.
+    times = equation.params["mesh"].size
+  return [
+    dataclasses.replace(p, times=times * p.times) for ps in inner for p in ps
+  ]
+
+
+def _product(equation, scope: str) -> TracedProduct:
+  arrays = [x.aval for x in (*equation.invars, *equation.outvars)]
+  return TracedProduct(
+    flops=_PRODUCTS[equation.primitive.name](equation),
+    bytes=sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays),
+    times=1,
+    scope=scope,
+    dtype=arrays[0].dtype.name,
+    exact="HIGHEST" in str(equation.params.get("precision")),
+  )
 
 
 def _kernel_calls(equation, scope: str) -> int:
@@ -133,3 +175,10 @@ def _conv_flops(equation) -> int:
   zeros = math.prod(equation.params["lhs_dilation"])
   products = math.prod(equation.outvars[0].aval.shape) * taps
   return 2 * products // zeros
+
+
+_PRODUCTS = {
+  "dot_general": _dot_flops,
+  "conv_general_dilated": _conv_flops,
+  **dict.fromkeys(_CUDNN_PRODUCTS, _cudnn_flops),
+}

@@ -50,7 +50,8 @@ def test_rows_and_the_batch_that_fits(tmp_path):
   keep(tmp_path, 8, 35 * 10**8)
   (row,) = table.rows(records.read(tmp_path))
   assert row == (
-    "tiny", "train", "v5e:2x4", "data=2, fsdp=2, tensor=2", "8", "3.50 GB",
+    "tiny", "train", "v5e:2x4", "data=2, fsdp=2, tensor=2", "-", "8",
+    "3.50 GB",
     "20%", "10", "2.10", "+5.0%", "20.0 ms", "compute", "5.0%", "25.0%", "3 MB",
   )  # fmt: skip
 
@@ -63,6 +64,11 @@ def test_the_table_takes_its_place_in_a_file(tmp_path):
   text = path.read_text()
   assert text.startswith("Before\n") and text.endswith("\nAfter\n")
   assert "| tiny | train |" in text and "old" not in text
+  wanted = [
+    table.Job(name, "c.py", "v5e:2x4") for name in ("tiny", "huge", "vast")
+  ]
+  table.write(path, records.read(tmp_path), wanted)
+  assert "Not compiled yet:\n\n- v5e:2x4: huge, vast\n" in path.read_text()
   path.write_text("no marks")
   with pytest.raises(ValueError, match="has no place for a table"):
     table.write(path, [])
@@ -96,3 +102,14 @@ def test_every_preset_is_meant_for_every_target():
   assert len(found) == 5 * len(official)
   (largest,) = (job for job in found if job.name == "star_d30_1024_v5e-16x16")
   assert largest.parts == 64 and dict(largest.mesh)["sequence"] == 4
+  assert f"--batch={64 * largest.pictures}" in largest.command("runs")
+
+
+def test_one_batch_says_how_many_fit_at_least():
+  sizes = dict(peak=8e9, arguments=3e9, unread=1e9, of=10e9)
+  record = dict(batch=8, parts=4, memory=sizes)
+  # 4 GB of two pictures, and 1.5 GB of room.
+  assert table.fitting([record]) == ">= 2"
+  # Too large already.
+  large = dict(record, memory=dict(sizes, peak=12e9))
+  assert table.fitting([large]) == "<= 1"

@@ -16,6 +16,7 @@ from star_jax.model.attention import (
   attend,
   cached_attention,
   scale_causal_attention,
+  within_scale_attention,
 )
 from star_jax.model.attention_backends import check_here, choose
 from star_jax.model.cache import init_cache
@@ -279,3 +280,17 @@ def test_a_run_says_what_it_uses_and_files_do_not():
   # A model that was trained on a TPU is sampled anywhere.
   assert named.to_dict() == config.to_dict()
   assert "attention" not in config.to_dict()
+
+
+def test_the_refinement_head_by_the_kernel(interpreted, monkeypatch):
+  """Large scales; the first token and small ones are plain products."""
+  monkeypatch.setattr(attention, "FEWEST_QUERIES", 36)
+  q, k, v = draw(1 + 9 + 36)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(backend):
+    return within_scale_attention(
+      q, k, v, (1, 9, 36), scale=0.5, query_block=16, backend=backend
+    )
+
+  np.testing.assert_allclose(run("splash"), run("xla"), atol=2e-6)
