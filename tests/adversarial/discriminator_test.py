@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as Spec
 
 from star_jax import adversarial
 from star_jax.adversarial import DiscriminatorConfig, discriminator_of
@@ -164,16 +165,16 @@ def test_every_parameter_has_a_sharding_rule():
     "lecam": {"real": np.zeros(())},
   }  # fmt: skip
   found = shardings_of(tree, mesh)
-  kernel = (None, None, None, "fsdp")
+  kernel, whole = Spec(None, None, None, "fsdp"), Spec()
   for conv in (
     found["discriminator"]["conv0"],
     found["discriminator"]["depth0"]["mix"],
     found["perceptual"]["vgg16"]["conv1_1"],
     found["efficientnet"]["blocks"][0]["expand"],
   ):
-    assert conv["kernel"].spec == kernel and conv["bias"].spec == ()
-  assert found["dino"]["block_0"]["qkv"]["kernel"].spec == (None, "fsdp")
-  assert found["dino"]["pos_embed"].spec == ()
+    assert conv["kernel"].spec == kernel and conv["bias"].spec == whole
+  assert found["dino"]["block_0"]["qkv"]["kernel"].spec == Spec(None, "fsdp")
+  assert found["dino"]["pos_embed"].spec == whole
 
 
 @pytest.mark.parametrize(

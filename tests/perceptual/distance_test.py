@@ -1,6 +1,8 @@
 """Perceptual distances: against plain numpy, and against the lpips package."""
 
 import importlib.util
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -174,30 +176,52 @@ def test_the_trunk_has_the_sizes_of_vgg16():
   assert shapes == conv_shapes()
 
 
-def test_parity_with_the_lpips_package(tmp_path):
-  """Its own trunk with random weights and its published heads."""
-  for name in ("torch", "torchvision", "lpips", "tqdm"):
+def _torchvision_stand_in(torch):
+  """What lpips asks of torchvision: `models.vgg16().features`."""
+  nn, layers, channels = torch.nn, [], 3
+  for group, (count, width) in enumerate(GROUPS):
+    layers += [nn.MaxPool2d(2, 2)] if group else []
+    for _ in range(count):
+      layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(True)]
+      channels = width
+  layers.append(nn.MaxPool2d(2, 2))
+  network = types.SimpleNamespace(features=nn.Sequential(*layers))
+  models = types.SimpleNamespace(vgg16=lambda pretrained: network)
+  return types.SimpleNamespace(models=models)
+
+
+def test_parity_with_the_lpips_package(tmp_path, monkeypatch):
+  """Its own code, random weights of the trunk, its published heads."""
+  for name in ("torch", "lpips"):
     if importlib.util.find_spec(name) is None:
       pytest.skip(f"{name} is not installed")
   torch = importlib.import_module("torch")
+  stand_in = _torchvision_stand_in(torch)
+  monkeypatch.setitem(sys.modules, "torchvision", stand_in)
   package = importlib.import_module("lpips")
-  torch.manual_seed(0)
   theirs = package.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+  trunk = _trunk(5)
   with torch.no_grad():
-    for name, value in theirs.net.named_parameters():
-      if name.endswith("bias"):
-        value.uniform_(-0.1, 0.1)
+    for name, layer in zip(conv_names(), _convs_of(torch, theirs.net)):
+      ours = trunk[name]
+      layer.weight.copy_(torch.tensor(ours["kernel"].transpose(3, 2, 0, 1)))
+      layer.bias.copy_(torch.tensor(ours["bias"]))
   path = tmp_path / "lpips.pth"
   torch.save(theirs.state_dict(), path)
   x, y = _pictures((2, 40, 36, 3))
   with torch.no_grad():
     expected = theirs(
-      *(torch.from_numpy(z.transpose(0, 3, 1, 2).copy()) for z in (x, y))
+      *(torch.tensor(z.transpose(0, 3, 1, 2).copy()) for z in (x, y))
     )
+  # The heads of the file and the installed ones are the same.
   for heads_path in ("", str(path)):
     distance, frozen = load(
       {"distance": "lpips", "trunk_path": str(path), "heads_path": heads_path}
     )
     np.testing.assert_allclose(
-      jax.jit(distance)(frozen, x, y), expected.numpy().reshape(-1), rtol=1e-4
+      jax.jit(distance)(frozen, x, y), expected.numpy().reshape(-1), rtol=1e-5
     )
+
+
+def _convs_of(torch, network):
+  return [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
