@@ -108,7 +108,10 @@ def _compute_figure(fit: Mapping[str, Any], points: Points, split: Split):
       label = formula(law, "C_min")
       if "pearson" in found:
         label += f", r = {found['pearson']:.3f}"
-      _curve(axis, law, ends, ls="--", color="0.3", label=label)
+      _curve(axis, law, ends, ls="--", color="0.3")
+      title = f"{title}\n{label}"
     _finish(axis, title, "C, training FLOPs")
-    axis.legend(fontsize=7)
+    axis.title.set_fontsize(9)
+  handles = axes[0].lines[: len(names)]
+  figure.legend(handles=handles, loc="outside right center")
   return figure
