@@ -10,9 +10,9 @@ GPU programs jax-cuda13-plugin and jax-cuda13-pjrt (pip install --no-deps, the
 version of jax); no such chip is needed. A training step of the config is cut
 over config.mesh. Exit status 1 says that a limit is exceeded: an all-gather
 larger than the weights of one layer, more than 10% of the time with nothing but
-collectives, more than 8% between FLOPs by formula and compiled, an array of
-attention above 0.5 GiB per image and layer, with --what=layer 1 GB of
-temporaries.
+collectives, more than 8% between FLOPs by formula and compiled (10% for a
+sampler), an array of attention above 0.5 GiB per image and layer, with
+--what=layer 1 GB of temporaries.
 """
 
 from __future__ import annotations
