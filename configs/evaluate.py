@@ -51,6 +51,22 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   c.ranking = ConfigDict(dict(n=100))
 
+  # Sets of pictures against each other (--images, --what=distribution).
+  c.pictures = ConfigDict(
+    dict(
+      network="efficientnet-lite0",  # star_jax/evaluation/networks.py
+      weights="",  # file of its weights; empty: of an installed package
+      batch_size=32,
+      reservoir=10_000,  # most pictures in the sample for pairs
+      class_splits=10,
+      neighbours=3,
+      kernel_subsets=100,
+      kernel_subset_size=1000,
+      seed=2020,  # of sample, splits and subsets: torch-fidelity's
+      save_seconds=60,  # most work that a stop may cost
+    )
+  )
+
   c.refinement = ConfigDict(
     dict(
       ways=("off", "head"),

@@ -45,9 +45,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
   eigenvalues = np.linalg.eigvalsh((inner + inner.T) / 2)
   cross = np.sqrt(np.maximum(eigenvalues, 0)).sum()
   shift = a.mean - b.mean
-  return float(
-    shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * cross
-  )
+  return float(shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
 def kernel_subsets(

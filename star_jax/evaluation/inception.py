@@ -82,9 +82,7 @@ def _conv(name: str, features: int, kernel=(1, 1), stride=1, padding="SAME"):
 
 def _average_pool(x_BHWC):
   """3 x 3, of the places within the picture alone."""
-  return nn.avg_pool(
-    x_BHWC, (3, 3), (1, 1), "SAME", count_include_pad=False
-  )
+  return nn.avg_pool(x_BHWC, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def _max_pool(x_BHWC):

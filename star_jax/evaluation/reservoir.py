@@ -69,7 +69,9 @@ class Reservoir:
 def hashed(index_N: np.ndarray, seed: int) -> np.ndarray:
   """uint64 [N]: splitmix64 of the number and the seed."""
   with np.errstate(over="ignore"):
-    x = index_N.astype(np.uint64) + np.uint64(seed) * np.uint64(0x632BE59BD9B4E019)
+    x = index_N.astype(np.uint64) + np.uint64(seed) * np.uint64(
+      0x632BE59BD9B4E019
+    )
     x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -56,7 +56,8 @@ def resize_bilinear(image_BHW3: jax.Array, size: int, kind: str) -> jax.Array:
 
 
 def _mix(a, b, share):
-  # Product and sum are rounded one after the other, as in the tools: without
-  # the no-op in between a compiler may fuse them.
-  step = jax.lax.reduce_precision((b - a) * share, 8, 23)
-  return jnp.add(a, step)
+  # Product and sum are rounded one after the other, as in the tools. The
+  # choice in between is always the product: it keeps compilers from fusing
+  # the two, which neither rounding hints nor barriers do on a CPU.
+  step = (b - a) * share
+  return a + jnp.where(jnp.isnan(step), 0, step)

