@@ -11,6 +11,7 @@ B: batch, H W: pixels, C: channels.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -260,6 +261,7 @@ RULES = (
 )
 
 
+@functools.cache
 def template() -> dict:
   """The parameter tree as `ShapeDtypeStruct`s."""
   x = jax.ShapeDtypeStruct((1, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)

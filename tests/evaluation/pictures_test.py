@@ -216,10 +216,10 @@ def test_refusals_of_statistics(tmp_path):
   ):
     load(tmp_path / "s.npz", Extractor(other, 4, jax.devices()[:1]))
   np.savez(tmp_path / "adm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-  with pytest.raises(ValueError, match="2048 features .* lite0 with 8"):
+  with pytest.raises(ValueError, match=r"lite0 with 8: they cannot"):
     load(tmp_path / "adm.npz")
   (tmp_path / "b.npz").write_bytes(b"half")
-  with pytest.raises(ValueError, match="not a readable .npz"):
+  with pytest.raises(ValueError, match=r"not a readable \.npz"):
     load(tmp_path / "b.npz")
   one = PictureFolder.of(save(tmp_path / "one", draw(1)))
   with pytest.raises(ValueError, match="at least 2 pictures, got 1"):
