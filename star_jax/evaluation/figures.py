@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 

@@ -1,5 +1,6 @@
 """CLIP's image tower, its two layouts, the scores; transformers where it is."""
 
+import itertools
 import json
 
 import jax
@@ -150,7 +151,7 @@ def test_aesthetic_head_is_its_linear_layers():
       (rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32),
       rng.standard_normal(b).astype(np.float32),
     )
-    for a, b in zip(AESTHETIC_WIDTHS, AESTHETIC_WIDTHS[1:])
+    for a, b in itertools.pairwise(AESTHETIC_WIDTHS)
   ]
   x = rng.standard_normal((4, 768)).astype(np.float32)
   images = type("Images", (), {"identity": "clip"})

@@ -34,5 +34,9 @@ def torch(monkeypatch):
     "torchvision.transforms",
     "torchvision.transforms.functional",
   ):
-    monkeypatch.setitem(sys.modules, name, _Anything(name))
+    module = _Anything(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    parent, _, child = name.rpartition(".")
+    if parent:
+      setattr(sys.modules[parent], child, module)
   return torch

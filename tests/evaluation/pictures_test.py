@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs.evaluate import get_config
 from star_jax.evaluation import collect as collect_lib
-from star_jax.evaluation import command, networks
+from star_jax.evaluation import command, networks, speed
 from star_jax.evaluation.collect import Extractor, collect
 from star_jax.evaluation.networks import Network, load_network
 from star_jax.evaluation.pictures import (
@@ -169,6 +169,45 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     PictureFolder.of(tmp_path / "x"), extractor, SETTINGS, path, save_seconds=9
   )
   assert seen[-1] == 0 and not np.allclose(run2.pool.sum_D, whole.pool.sum_D)
+
+
+def test_reading_is_never_far_ahead(tmp_path):
+  """So that memory does not grow with the number of pictures."""
+
+  class Endless:
+    identity = "endless"
+    ahead = [0]
+
+    def __len__(self):
+      return 120
+
+    def read(self, start, stop):
+      self.ahead.append(stop - self.done)
+      return draw(stop - start, seed=start)
+
+    def progress(self, done, total):
+      self.done = done
+
+    done = 0
+
+  pictures = Endless()
+  extractor = Extractor(tiny_network(), 4, jax.devices()[:1])
+  collect(
+    pictures,
+    extractor,
+    SETTINGS,
+    tmp_path / "s.npz",
+    save_seconds=99,
+    progress=pictures.progress,
+  )
+  assert max(pictures.ahead) <= 4 * extractor.batch_size
+
+
+def test_the_speed_command_runs(monkeypatch):
+  monkeypatch.setattr(speed, "load_network", lambda *_: tiny_network())
+  found = speed.measure("tiny", "", 12, 16, 4)
+  assert found["pictures"] == 12 and found["all_mib"] > 0
+  assert "% of the network's rate" in speed.to_markdown(found)
 
 
 def test_arrays_are_streamed(tmp_path):
