@@ -176,7 +176,10 @@ def test_reading_is_never_far_ahead(tmp_path):
 
   class Endless:
     identity = "endless"
-    ahead = [0]
+    done = 0
+
+    def __init__(self):
+      self.ahead = []
 
     def __len__(self):
       return 120
@@ -187,8 +190,6 @@ def test_reading_is_never_far_ahead(tmp_path):
 
     def progress(self, done, total):
       self.done = done
-
-    done = 0
 
   pictures = Endless()
   extractor = Extractor(tiny_network(), 4, jax.devices()[:1])
