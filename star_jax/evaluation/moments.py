@@ -8,25 +8,36 @@ N: pictures, D: feature width.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
+# Rows that wait for one product: small batches would spend their time on
+# reading and writing the [D, D] sum.
+_ROWS = 512
 
-@dataclasses.dataclass
+
 class Moments:
   """Running sums.
 
   Attributes:
     count: pictures so far.
     sum_D: float64 sum of the features.
-    outer_DD: float64 sum of their outer products.
   """
 
-  count: int
-  sum_D: np.ndarray
-  outer_DD: np.ndarray
+  def __init__(self, count: int, sum_D: np.ndarray, outer_DD: np.ndarray):
+    """Args: `outer_DD` the float64 sum of the outer products."""
+    self.count, self.sum_D, self._outer_DD = count, sum_D, outer_DD
+    self._waiting: list[np.ndarray] = []
+
+  @property
+  def outer_DD(self) -> np.ndarray:
+    """float64 sum of the outer products of all features."""
+    if self._waiting:
+      x_ND = np.concatenate(self._waiting)
+      self._outer_DD += x_ND.T @ x_ND
+      self._waiting = []
+    return self._outer_DD
 
   @classmethod
   def empty(cls, width: int) -> Moments:
@@ -67,8 +78,10 @@ class Moments:
         " low."
       )
     self.count += len(x_ND)
-    self.sum_D += x_ND.sum(0)
-    self.outer_DD += x_ND.T @ x_ND
+    self.sum_D = self.sum_D + x_ND.sum(0)
+    self._waiting.append(x_ND)
+    if sum(map(len, self._waiting)) >= _ROWS:
+      _ = self.outer_DD
 
   def merged(self, other: Moments) -> Moments:
     """Of the pictures of both."""

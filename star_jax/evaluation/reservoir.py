@@ -4,31 +4,47 @@ Kernel distance, precision and recall compare pairs of pictures. They see the
 `capacity` pictures whose numbers hash lowest, so the sample does not depend on
 batches, devices or interruptions, and that of two parts of a stream is merged
 exactly. Up to `capacity` pictures all are kept, in their order.
+
+N: pictures, R: those that are kept, D: feature width.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
+# Rows that wait before the sample is written anew.
+_ROWS = 2048
 
-@dataclasses.dataclass
+
 class Reservoir:
   """The sample.
 
   Attributes:
     capacity: most rows that are kept.
     seed: of the hash.
-    index_R: int64 numbers of the pictures kept, rising.
-    rows_RD: their float32 features.
   """
 
-  capacity: int
-  seed: int
-  index_R: np.ndarray
-  rows_RD: np.ndarray
+  def __init__(
+    self, capacity: int, seed: int, index_R: np.ndarray, rows_RD: np.ndarray
+  ):
+    """Args: numbers and float32 features of the pictures kept so far."""
+    self.capacity, self.seed = capacity, seed
+    self._index, self._rows = index_R, rows_RD
+    self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+  @property
+  def index_R(self) -> np.ndarray:
+    """int64 numbers of the pictures kept, rising."""
+    self._settle()
+    return self._index
+
+  @property
+  def rows_RD(self) -> np.ndarray:
+    """Their float32 features."""
+    self._settle()
+    return self._rows
 
   @classmethod
   def empty(cls, capacity: int, seed: int, width: int) -> Reservoir:
@@ -38,14 +54,24 @@ class Reservoir:
 
   def add(self, index_N: np.ndarray, x_ND: np.ndarray) -> None:
     """Offers features [N, D] of the pictures with these numbers."""
-    index = np.concatenate([self.index_R, np.asarray(index_N, np.int64)])
-    rows = np.concatenate([self.rows_RD, np.asarray(x_ND, np.float32)])
+    pair = np.asarray(index_N, np.int64), np.asarray(x_ND, np.float32)
+    self._waiting.append(pair)
+    if sum(len(index) for index, _ in self._waiting) >= _ROWS:
+      self._settle()
+
+  def _settle(self) -> None:
+    """Keeps the best of what is kept and what waits."""
+    if not self._waiting:
+      return
+    pairs = [(self._index, self._rows), *self._waiting]
+    self._waiting = []
+    index, rows = (np.concatenate(parts) for parts in zip(*pairs))
+    keep = np.argsort(index, kind="stable")
     if len(index) > self.capacity:
       keep = np.argsort(hashed(index, self.seed), kind="stable")
       keep = keep[: self.capacity]
-      index, rows = index[keep], rows[keep]
-    order = np.argsort(index, kind="stable")
-    self.index_R, self.rows_RD = index[order], rows[order]
+      keep = keep[np.argsort(index[keep], kind="stable")]
+    self._index, self._rows = index[keep], rows[keep]
 
   def arrays(self, prefix: str) -> dict[str, np.ndarray]:
     """For a .npz; `from_arrays` reads them back."""
@@ -69,9 +95,8 @@ class Reservoir:
 def hashed(index_N: np.ndarray, seed: int) -> np.ndarray:
   """uint64 [N]: splitmix64 of the number and the seed."""
   with np.errstate(over="ignore"):
-    x = index_N.astype(np.uint64) + np.uint64(seed) * np.uint64(
-      0x632BE59BD9B4E019
-    )
+    x = index_N.astype(np.uint64)
+    x = x + np.uint64(seed) * np.uint64(0x632BE59BD9B4E019)
     x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

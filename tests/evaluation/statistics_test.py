@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+from star_jax.evaluation import reservoir
 from star_jax.evaluation.class_score import ClassSums, draw_splits
 from star_jax.evaluation.distances import (
   frechet_distance,
@@ -70,12 +71,13 @@ def test_frechet_distance_of_fewer_pictures_than_features():
     frechet_distance(many, Moments.of(features(9)))
 
 
-def test_reservoir_does_not_depend_on_batches_and_is_bounded():
+def test_reservoir_does_not_depend_on_batches_and_is_bounded(monkeypatch):
   x, index = features(500), np.arange(500)
   whole = Reservoir.empty(64, 3, 6)
   whole.add(index, x)
   parts = Reservoir.empty(64, 3, 6)
   for start in (250, 0, 125, 375):
+    monkeypatch.setattr(reservoir, "_ROWS", 100 + start)
     parts.add(index[start : start + 125], x[start : start + 125])
   np.testing.assert_array_equal(whole.index_R, parts.index_R)
   np.testing.assert_array_equal(whole.rows_RD, x[whole.index_R])
