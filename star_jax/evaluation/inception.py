@@ -58,7 +58,8 @@ class ConvNorm(nn.Module):
   @nn.compact
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     shape = (*self.kernel, x_BHWC.shape[-1], self.features)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    # Weights always come from a file; zeros are quick to trace.
+    kernel = self.param("kernel", nn.initializers.zeros, shape)
     width = (self.features,)
     scale = self.param("scale", nn.initializers.ones, width)
     bias = self.param("bias", nn.initializers.zeros, width)
@@ -213,7 +214,12 @@ class InceptionV3(nn.Module):
     x = BlockE("average", name="Mixed_7b")(x)
     x = BlockE("max", name="Mixed_7c")(x)
     out["pool"] = x.mean((1, 2))
-    dense = nn.Dense(WIDTHS["logits"], precision=_HIGHEST, name="fc")
+    dense = nn.Dense(
+      WIDTHS["logits"],
+      precision=_HIGHEST,
+      kernel_init=nn.initializers.zeros,
+      name="fc",
+    )
     out["logits"] = dense(out["pool"]) - dense.variables["params"]["bias"]
     return out
 

@@ -33,11 +33,14 @@ class Moments:
   @property
   def outer_DD(self) -> np.ndarray:
     """float64 sum of the outer products of all features."""
+    self._settle()
+    return self._outer_DD
+
+  def _settle(self) -> None:
     if self._waiting:
       x_ND = np.concatenate(self._waiting)
       self._outer_DD += x_ND.T @ x_ND
       self._waiting = []
-    return self._outer_DD
 
   @classmethod
   def empty(cls, width: int) -> Moments:
@@ -81,7 +84,7 @@ class Moments:
     self.sum_D = self.sum_D + x_ND.sum(0)
     self._waiting.append(x_ND)
     if sum(map(len, self._waiting)) >= _ROWS:
-      _ = self.outer_DD
+      self._settle()
 
   def merged(self, other: Moments) -> Moments:
     """Of the pictures of both."""
