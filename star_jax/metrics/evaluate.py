@@ -18,12 +18,15 @@ from star_jax.metrics.context import Context
 
 # In the order in which "all" runs them: quick ones first.
 PARTS = ("tokenizer", "precision", "scenes", "icons", "copy", "ranking")
-# Those that are for some models only.
-MORE_PARTS = ("shapes", "refinement")
+# Those that are for some models only, or run when they are asked for.
+MORE_PARTS = ("shapes", "refinement", "likelihood", "alignment", "distribution")
 # Raised when a measure changes, so that older results are not kept.
 VERSION = 1
 # Parts that also read the settings of another one.
-SETTINGS = {"copy": ("copy", "icons")}
+SETTINGS = {
+  "copy": ("copy", "icons"),
+  "distribution": ("distribution", "pictures"),
+}
 HEADER = ("measure", "value", "remark")
 
 
@@ -58,6 +61,8 @@ def evaluate(
   parts = _parse_parts(what)
   if config.n < 1:
     raise ValueError(f"--n is at least 1, got {config.n}.")
+  if config.best_of.n < 1:
+    raise ValueError(f"--best_of is at least 1, got {config.best_of.n}.")
   ctx = Context(bundle, config, Path(out_dir))
   ctx.folder.mkdir(parents=True, exist_ok=True)
   if any(part != "tokenizer" for part in parts):
@@ -109,6 +114,8 @@ def protocol_of(part: str, ctx: Context) -> dict[str, Any]:
   }
   if part != "tokenizer":
     out["sampling"] = {**ctx.bundle.sampling, **config.sampling.to_dict()}
+    if config.best_of.n != 1:
+      out["best_of"] = config.best_of.to_dict()
   # Tuples would come back as lists, and no saved result would ever match.
   return json.loads(json.dumps(out))
 

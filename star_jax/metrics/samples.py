@@ -6,11 +6,14 @@ folder's name is a hash of all that decides the pictures.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
+import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,34 @@ def generate(
 
 
 def generate_with_tokens(
+  pipeline: StarPipeline, prompts: Sequence[str], **options
+) -> tuple[np.ndarray, np.ndarray]:
+  """What `generate` returns, and the tokens, int32 [N, L]."""
+  parts = list(chunks(pipeline, prompts, **options))
+  return (
+    np.concatenate([part.image for part in parts]),
+    np.concatenate([part.tokens for part in parts]),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """Pictures of consecutive prompts.
+
+  Attributes:
+    path: the file they are kept in.
+    image: uint8 [n, H, W, 3].
+    tokens: int32 [n, L].
+    seconds: that drawing them took, nan if it is not known.
+  """
+
+  path: Path
+  image: np.ndarray
+  tokens: np.ndarray
+  seconds: float
+
+
+def chunks(
   pipeline: StarPipeline,
   prompts: Sequence[str],
   *,
@@ -64,8 +95,8 @@ def generate_with_tokens(
   settings: Mapping[str, Any],
   folder: Path,
   label: str,
-) -> tuple[np.ndarray, np.ndarray]:
-  """What `generate` returns, and the tokens, int32 [N, L]."""
+) -> Iterator[Chunk]:
+  """The pictures of `generate`, CHUNK at a time: memory does not grow."""
   chosen = pipeline.settings(**settings)
   identity = {
     "bundle": pipeline.bundle.hash,
@@ -78,11 +109,11 @@ def generate_with_tokens(
   place = folder / hashlib.sha256(text).hexdigest()[:16]
   place.mkdir(parents=True, exist_ok=True)
   progress = Progress(label)
-  images, tokens = [], []
   for start in range(0, len(prompts), CHUNK):
     path = place / f"{start:06d}.npz"
-    chunk = _read(path)
+    chunk = read_chunk(path)
     if chunk is None:
+      begin = time.perf_counter()
       drawn = pipeline.sample_all(
         prompts[start : start + CHUNK],
         _chunk_seed(seed, start // CHUNK),
@@ -90,28 +121,31 @@ def generate_with_tokens(
         **chosen,
       )
       image = np.stack([np.asarray(picture) for picture in drawn.images])
-      chunk = image, drawn.tokens_BL
-      _write(path, *chunk)
-    images.append(chunk[0])
-    tokens.append(chunk[1])
+      seconds = time.perf_counter() - begin
+      chunk = Chunk(path, image, drawn.tokens_BL, seconds)
+      _write(chunk)
+    yield chunk
     progress(min(start + CHUNK, len(prompts)), len(prompts))
-  return np.concatenate(images), np.concatenate(tokens)
 
 
 def _chunk_seed(seed: int, chunk: int) -> int:
   return int(np.random.SeedSequence((seed, chunk)).generate_state(1)[0])
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-  """Pictures and tokens of a chunk, None when it is absent or not whole."""
+def read_chunk(path: Path) -> Chunk | None:
+  """A chunk from disk, None when it is absent or not whole."""
   try:
     with np.load(path) as data:
-      return data["image"], data["tokens"]
+      seconds = float(data["seconds"]) if "seconds" in data.files else math.nan
+      return Chunk(path, data["image"], data["tokens"], seconds)
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
     return None
 
 
-def _write(path: Path, image: np.ndarray, tokens: np.ndarray) -> None:
+def _write(chunk: Chunk) -> None:
+  path = chunk.path
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-  np.savez_compressed(temporary, image=image, tokens=tokens)
+  np.savez_compressed(
+    temporary, image=chunk.image, tokens=chunk.tokens, seconds=chunk.seconds
+  )
   os.replace(temporary, path)

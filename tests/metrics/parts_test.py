@@ -191,3 +191,43 @@ def test_refinement(tmp_path, art, monkeypatch):
   assert len(set(kids)) == 4
   assert min(found[way]["seconds_a_batch"] for way in ("off", "head")) > 0
   assert (tmp_path / "out" / "refinement.png").exists()
+
+
+@pytest.mark.long
+def test_likelihood_alignment_and_distribution(tmp_path, art, bundle):
+  try:
+    efficientnet.default_weights()
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+  config = get_config()
+  config.n, config.batch_size = 6, 4
+  config.likelihood.n = config.alignment.n = 4
+  config.alignment.seeds = (1, 2)
+  config.distribution.references = 9
+  config.pictures.update(batch_size=8, class_splits=2)
+  parts = "likelihood,alignment,distribution"
+  run = lambda: evaluate(parts, bundle, config, tmp_path / "out")  # noqa: E731
+  values = {part: result["values"] for part, result in run().items()}
+
+  bits = values["likelihood"]["heldout"]["caption"]
+  assert bits["bits"] == pytest.approx(sum(bits["bits_per_scale"]))
+  # A random model of 24 tokens is about as good as a uniform one.
+  assert 15 * np.log2(24) < bits["bits"] < 3 * 21 * np.log2(24)
+  less = values["likelihood"]["heldout"]["less_than_empty"]["bits"]
+  empty = values["likelihood"]["heldout"]["empty"]["bits"]
+  assert less == pytest.approx(empty - bits["bits"])
+
+  objects = values["alignment"]["heldout"]["model"]["objects"]
+  assert len(objects["by_seed"]) == 2
+  assert objects["value"] == pytest.approx(np.mean(objects["by_seed"]))
+  assert objects["low"] <= objects["value"] <= objects["high"]
+
+  found = values["distribution"]
+  assert found["generated"] == 6 and found["sample"] == [6, 9]
+  assert found["frechet"] > 0 and found["seconds_per_image"] > 0
+  assert found["steps"] == 3 and found["pixels"] == 16
+  assert found["comparison"]["network"] == "efficientnet-lite0"
+  config.best_of.n = 2
+  again = evaluate("distribution", bundle, config, tmp_path / "out")
+  assert again["distribution"]["protocol"]["best_of"]["score"] == "scene"
+  assert again["distribution"]["values"]["frechet"] != found["frechet"]
