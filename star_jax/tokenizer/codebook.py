@@ -74,7 +74,7 @@ def init_gains_from_features(
     z_BhwCv = resize.shrink(f_rest, grid)
     z_NCv = einops.rearrange(z_BhwCv, "b h w c -> (b h w) c")
     best_Cv = _best_log_gain(quantizer, quantizer_params, k, z_NCv)
-    gains_KCv = quantizer_params["log_gain_KCv"]
+    gains_KCv = jnp.asarray(quantizer_params["log_gain_KCv"])
     quantizer_params["log_gain_KCv"] = gains_KCv.at[k].set(best_Cv)
     f_rest = f_rest - _approximation(quantizer, quantizer_params, k, z_NCv)
   return {**params, "quantizer": quantizer_params}
@@ -85,7 +85,8 @@ def _best_log_gain(
   quantizer: Quantizer, params: Mapping[str, Any], k: int, z_NCv: jax.Array
 ) -> jax.Array:
   """Logarithm [Cv] of the best gain of each channel, [1] of all together."""
-  width = params["log_gain_KCv"].shape[1]
+  start_KCv = jnp.asarray(params["log_gain_KCv"])
+  width = start_KCv.shape[1]
   square_Cv = jnp.mean(jnp.square(z_NCv), axis=0)
   if width == 1:
     square_Cv = jnp.sum(square_Cv, keepdims=True)
@@ -96,7 +97,7 @@ def _best_log_gain(
   )
 
   def error(log_gain_Cv):
-    gains_KCv = params["log_gain_KCv"].at[k].set(log_gain_Cv)
+    gains_KCv = start_KCv.at[k].set(log_gain_Cv)
     variables = {"params": {**params, "log_gain_KCv": gains_KCv}}
     idx_N = quantizer.apply(variables, z_NCv, k, method="nearest")
     codes_NCv = quantizer.apply(variables, idx_N, k, method="codes")

@@ -132,8 +132,8 @@ class TokenData:
   def self_corrected(
     self, frozen, batch: Batch, key: jax.Array, rate: float
   ) -> tuple[jax.Array, jax.Array]:
-    """Tokens [B, L] of pictures and inputs [B, L - 1, Cv] with flipped bits, see
-    `Quantizer.self_correct`."""
+    """Tokens [B, L] of pictures, and inputs [B, L - 1, Cv] with flipped bits;
+    see `Quantizer.self_correct`."""
     image_BHW3 = batches_lib.to_unit(batch["image"])
     keys_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(
       jnp.arange(len(image_BHW3))
