@@ -107,8 +107,8 @@ def test_draws_follow_the_guided_logits_and_a_sample_is_its_own(tiny):
 
 
 @pytest.mark.parametrize("name", ["bsq", "fsq", "lfq"])
-def test_a_bundle_draws_edits_and_scores(tmp_path, name):
-  """From settings on disk to pictures, with a softmax where codes are levels."""
+def test_a_bundle_draws_and_scores(tmp_path, name):
+  """From disk to pictures; codes of levels with a softmax."""
   config = dataclasses.replace(
     testing.tiny_tokenizer_config(vocab_size=16), quantizer=name
   )
