@@ -24,20 +24,15 @@ from ml_collections import ConfigDict
 from configs import common, tokenizer_scenes64
 
 BITS = 10
-# Entropies of LFQ and BSQ: its own weight (arXiv 2310.05737). Residuals are
-# compared at unit gain, so that this temperature is of the size of a distance.
-ENTROPY = dict(entropy_weight=0.1, entropy_temperature=1.0)
+# Residuals are compared at unit gain: a quarter of the squared distance between
+# codes that differ in one bit is 1 for LFQ and 1 / BITS on the sphere of BSQ.
+LFQ = dict(entropy_weight=0.1, entropy_temperature=1.0, entropy_group=BITS)
+BSQ = dict(entropy_weight=0.1, entropy_temperature=1 / BITS, entropy_group=1)
 ARMS = {
   "vq": dict(quantizer="vq", code_dim=32),
   "fsq": dict(quantizer="fsq", levels=(4,) * 5, code_dim=5, learned_gains=True),
-  "lfq": dict(
-    quantizer="lfq",
-    code_dim=BITS,
-    learned_gains=True,
-    entropy_group=BITS,
-    **ENTROPY,
-  ),
-  "bsq": dict(quantizer="bsq", code_dim=BITS, learned_gains=True, **ENTROPY),
+  "lfq": dict(quantizer="lfq", code_dim=BITS, learned_gains=True, **LFQ),
+  "bsq": dict(quantizer="bsq", code_dim=BITS, learned_gains=True, **BSQ),
   "kl": dict(quantizer="none", code_dim=32, kl_weight=1e-6),
 }
 DEFAULT = "vq"

@@ -244,8 +244,9 @@ def entropy_loss(logits_Nn: jax.Array, group: int, gamma: float) -> jax.Array:
 
 
 def normalize(x_NCv: jax.Array) -> jax.Array:
-  """Rows of length 1."""
-  norm = jnp.sqrt(jnp.sum(jnp.square(x_NCv), axis=-1, keepdims=True))
+  """Rows of length 1; rows of zeros stay, with a gradient of 0."""
+  square = jnp.sum(jnp.square(x_NCv), axis=-1, keepdims=True)
+  norm = jnp.sqrt(jnp.maximum(square, NORMALIZE_EPS**2))
   return x_NCv / jnp.maximum(norm, NORMALIZE_EPS)
 
 

@@ -32,14 +32,14 @@ def test_divergence_and_noise_by_hand():
     rngs = {"dropout": jax.random.key(0)}
     return module.apply(variables, mean, logvar, train=train, rngs=rngs)
 
-  logvar = logvar + offset
-  want = 0.5 * np.mean(mean**2 + np.exp(logvar) - 1 - logvar)
+  whole = logvar + offset
+  want = 0.5 * np.mean(mean**2 + np.exp(whole) - 1 - whole)
   out = run(False)
   np.testing.assert_allclose(out.terms["kl"], want, rtol=1e-5)
   np.testing.assert_allclose(out.vq_loss, 0.5 * want, rtol=1e-5)
   np.testing.assert_array_equal(out.f_hat_BhwCv, mean)
   assert out.idx_BL.shape == (2, 0)
-  noise = (run(True).f_hat_BhwCv - mean) / np.exp(0.5 * logvar)
+  noise = (run(True).f_hat_BhwCv - mean) / np.exp(0.5 * whole)
   assert 0.7 < noise.std() < 1.3
 
 

@@ -1,4 +1,4 @@
-"""Stage 1 with every quantizer, stage 2 on bits: a step, the start, refusals."""
+"""Stage 1 with every quantizer, stage 2 on bits: start, steps, refusals."""
 
 import dataclasses
 
