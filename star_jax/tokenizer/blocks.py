@@ -53,7 +53,7 @@ class GroupNorm(nn.Module):
 
 class SpatialNorm(nn.Module):
   """Group normalisation, scaled and shifted at every place by linear maps of
-  the code there (MoVQ, arXiv 2209.09002, section 3.2).
+  the code there (MoVQ, arXiv 2209.09002).
 
   It starts as the plain normalisation.
   """

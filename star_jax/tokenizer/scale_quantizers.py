@@ -215,10 +215,10 @@ class BinaryQuantizer(_Lattice):
 def entropy_loss(logits_Nn: jax.Array, group: int, gamma: float) -> jax.Array:
   """E[H(q)] - gamma * H(E[q]) in nats: sure of each vector, all codes in use.
 
-  LFQ, arXiv 2310.05737, equation 5. The first term is exact, since bits are
+  LFQ, arXiv 2310.05737, section 3. The first term is exact, since bits are
   independent given the vector. The second is that of groups of bits, summed
   over the groups: all bits as one group are LFQ's own term, groups of one the
-  factorised approximation of BSQ (arXiv 2406.07548, section 4.2), an upper
+  factorised approximation of BSQ (arXiv 2406.07548), an upper
   bound whose cost grows with the bits and not with the codes.
 
   Args:
