@@ -71,6 +71,10 @@ def training(stage: str) -> ConfigDict:
   if stage == "transformer":
     c.progressive = progressive()
     c.token_drop = token_drop()
+    # Of tokens that are bits: most bits of a sample that are flipped in what it
+    # reads, its targets then correct them (Infinity, arXiv 2412.04431, takes
+    # 0.3); needs pictures, not a token cache. 0: none.
+    c.bit_flip = 0.0
   if stage != "tokenizer":
     # "xla", "splash" (TPU) or "cudnn" (GPU), equal to rounding; "auto": what is
     # best on the device. See star_jax/model/attention_backends.py.

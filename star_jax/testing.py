@@ -99,13 +99,24 @@ def random_text(batch: int, tokens: int, width: int, seed=0) -> TextStates:
   )
 
 
-def save_tiny_class_bundle(directory: str | os.PathLike, seed: int = 0) -> str:
+def save_tiny_class_bundle(
+  directory: str | os.PathLike,
+  seed: int = 0,
+  tokenizer_config: VQVAEConfig | None = None,
+  **overrides,
+) -> str:
   """A bundle with a random model of three classes, two letters each.
+
+  Args:
+    directory: of the bundle.
+    seed: of the weights.
+    tokenizer_config: None: `tiny_tokenizer_config`.
+    **overrides: of the `StarConfig`.
 
   Returns:
     The hash of the bundle.
   """
-  tokenizer_config = tiny_tokenizer_config()
+  tokenizer_config = tokenizer_config or tiny_tokenizer_config()
   star_config = tiny_star_config(
     tokenizer_config,
     text_dim=0,
@@ -113,6 +124,7 @@ def save_tiny_class_bundle(directory: str | os.PathLike, seed: int = 0) -> str:
     adaptive_norm="block",
     position="absolute",
     cross_attention=False,
+    **overrides,
   )
   return save_bundle(
     directory,

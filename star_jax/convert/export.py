@@ -64,6 +64,9 @@ def _check_layout(path: str | Path, bundle: Bundle) -> None:
     "patch_size": tokenizer.patch_size != 1,
     "linear_path": tokenizer.linear_path,
     "growth": tokenizer.growth != "bicubic",
+    "quantizer": tokenizer.quantizer != "vq",
+    "decoder_norm": tokenizer.decoder_norm != "group",
+    "head": model is not None and model.head != "softmax",
     "position": model is not None and model.position == "rope+absolute",
     "rope_coords": model is not None and model.rope_coords != "checkpoint",
     "adaptive_norm": model is not None

@@ -33,7 +33,7 @@ from star_jax.sampling.sampler import (
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
-from star_jax.train.losses import next_scale_loss
+from star_jax.train.losses import head_losses, next_scale_loss
 from star_jax.train.optimizer import Optimizer
 from star_jax.train.state import Skipped, TrainState
 from star_jax.train.step import train_step
@@ -255,7 +255,11 @@ def _time_training(
     )
     idx_BL = jnp.take_along_axis(batch["idx"], kept.index_BL, axis=1)
     loss, metrics = next_scale_loss(
-      logits_BLV, idx_BL, kept.lengths, kept.weight_BL
+      logits_BLV,
+      idx_BL,
+      kept.lengths,
+      kept.weight_BL,
+      losses=head_losses(config),
     )
     return loss, (metrics, extra)
 

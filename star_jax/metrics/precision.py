@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.model.star import Star
+from star_jax.sampling.logits import bit_pairs
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.text.states import TextStates
 from star_jax.tokenizer.vqvae import VQVAE
@@ -36,8 +37,13 @@ class Agreement:
     ]
 
 
-def compare_logits(reference_BLV, other_BLV):
+def compare_logits(reference_BLV, other_BLV, head: str = "softmax"):
   """(KL in nats float32 [B, L], equal argmax bool [B, L])."""
+  if head == "bits":
+    kl_BLn, same_BLn = compare_logits(
+      bit_pairs(reference_BLV), bit_pairs(other_BLV)
+    )
+    return kl_BLn.sum(-1), same_BLn.all(-1)
   log_p = jax.nn.log_softmax(reference_BLV.astype(jnp.float32))
   log_q = jax.nn.log_softmax(other_BLV.astype(jnp.float32))
   kl_BL = (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
@@ -85,7 +91,8 @@ def compare_dtypes(
     )
     return compare_logits(
       *(m.apply({"params": params["star"]}, x_BLCv, text)
-        for m in (reference, other))
+        for m in (reference, other)),
+      star.config.head,
     )  # fmt: skip
 
   parts = []

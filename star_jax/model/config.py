@@ -16,11 +16,12 @@ from star_jax.scales import ROPE_COORDS, ScaleSchedule
 ADAPTIVE_NORMS = ("none", "level", "block", "shared")
 POSITIONS = ("rope", "absolute", "rope+absolute", "sinusoidal")
 PREDICTIONS = ("scale", "token")
+HEADS = ("softmax", "bits")
 REMATS = ("none", "layer", "attention", "dots")
 DTYPES = ("float32", "bfloat16", "float16")
 # Fields that came later: left out of files where they have these values, so
 # that older checkpoints and bundles are those of the same model.
-_LATER = {"prediction": "scale", "base_width": 0}
+_LATER = {"prediction": "scale", "base_width": 0, "head": "softmax"}
 # Fields of a run, which no file has.
 _OF_THE_RUN = ("attention",)
 # Values of remat in files from before it had names, and still.
@@ -69,6 +70,9 @@ class StarConfig:
       it (VAR); "token": one after the other, row by row, from all tokens before
       it: the raster-order baseline with a single scale, a flattened multi-scale
       one with several.
+    head: "softmax" over the V tokens; "bits": one logit for each bit of a
+      token, independent of the others (Infinity, arXiv 2412.04431), for
+      tokenizers whose codes are bits.
     remat: what the backward pass computes again. "none": nothing but the
       attention of long sequences; "layer": all of each layer but its input;
       "attention": all but that and what goes into self-attention and comes out;
@@ -107,6 +111,7 @@ class StarConfig:
   logit_norm: bool = True
   legacy_batch0_cross_attention: bool = False
   prediction: str = "scale"
+  head: str = "softmax"
   remat: str = "none"
   query_block: int = 256
   attention: str = AUTO
@@ -141,6 +146,7 @@ class StarConfig:
       ("rope_coords", ROPE_COORDS),
       ("adaptive_norm", ADAPTIVE_NORMS),
       ("prediction", PREDICTIONS),
+      ("head", HEADS),
       ("remat", REMATS),
       ("attention", CHOICES),
       ("dtype", DTYPES),
@@ -182,11 +188,22 @@ class StarConfig:
         "A model has either text_dim or num_classes above 0, got"
         f" {self.text_dim} and {self.num_classes}."
       )
+    if self.head == "bits" and self.vocab_size != 2**self.code_dim:
+      raise ValueError(
+        "head 'bits' predicts one bit for each channel of a code: with"
+        f" code_dim = {self.code_dim} vocab_size is {2**self.code_dim}, got"
+        f" {self.vocab_size}."
+      )
     if self.num_classes and self.cross_attention:
       raise ValueError(
         "Cross-attention needs a text: with num_classes, cross_attention is"
         " False."
       )
+
+  @property
+  def num_logits(self) -> int:
+    """Logits of a token: V, or its bits."""
+    return self.code_dim if self.head == "bits" else self.vocab_size
 
   @property
   def modulated_head(self) -> bool:

@@ -56,6 +56,11 @@ class RefineConfig:
         "The refinement head needs a model of texts with rotary positions, got"
         f" position {config.position!r} and text_dim {config.text_dim}."
       )
+    if config.head != "softmax":
+      raise ValueError(
+        "The refinement head predicts whole tokens: it needs a model with head"
+        f" 'softmax', got {config.head!r}."
+      )
     if config.prediction != "scale":
       raise ValueError(
         "The refinement head needs a model that predicts scale by scale."

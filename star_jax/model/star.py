@@ -5,7 +5,8 @@ The model reads code vectors and a condition and returns logits; turning
 tokens into code vectors is the tokenizer's business.
 
 B: batch, K: scales, L: tokens of all scales, l: of one, C: width,
-V: vocabulary, Cv: code width, p: rotation planes.
+V: vocabulary (or the bits of a token, `StarConfig.head`), Cv: code width, p:
+rotation planes.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Star(nn.Module):
       self.head_norm = HeadNorm(cfg)
     if cfg.cross_attention:
       self.cross = CrossKeyValue(cfg)
-    self.head = dense(cfg.vocab_size, kernel_init=weight_init(cfg.head_std))
+    self.head = dense(cfg.num_logits, kernel_init=weight_init(cfg.head_std))
     self.blocks = nn.scan(
       remat_block(cfg),
       variable_axes={"params": 0},
@@ -433,5 +434,5 @@ class Star(nn.Module):
       scale_BC, shift_BC = condition.head_B2C[:, 0], condition.head_B2C[:, 1]
       x_BLC = x_BLC * (1 + scale_BC[:, None]) + shift_BC[:, None]
     logits = self.head(flat_tokens(x_BLC))
-    logits = logits.reshape(*x_BLC.shape[:2], self.config.vocab_size)
+    logits = logits.reshape(*x_BLC.shape[:2], self.config.num_logits)
     return constrain(logits, "logits_BLV")

@@ -240,7 +240,9 @@ def _check_small(config: StarConfig, small: StarConfig | None) -> None:
     raise ValueError(
       "small_scales needs a second model of the same tokenizer, none was given."
     )
-  for name in ("schedule", "vocab_size", "code_dim", "text_dim", "num_classes"):
+  for name in (
+    "schedule", "vocab_size", "code_dim", "head", "text_dim", "num_classes",
+  ):  # fmt: skip
     ours, theirs = getattr(config, name), getattr(small, name)
     if ours != theirs:
       ours = getattr(ours, "grids", ours)

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax import bits as bit_ops
 from star_jax.inputs import bucket
 from star_jax.model.condition import Given
+from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.sampling.sampler import check_pair
 from star_jax.teacher_forcing import teacher_forcing_input
@@ -32,10 +34,7 @@ def build_log_prob(star: Star, vqvae: VQVAE) -> LogProbFn:
       star.config, vqvae, params["tokenizer"], idx_BL
     )
     logits_BLV = star.apply({"params": params["star"]}, x_BLCv, given)
-    log_p_BLV = jax.nn.log_softmax(logits_BLV)
-    log_p_BL = jnp.take_along_axis(log_p_BLV, idx_BL[..., None], axis=-1)[
-      ..., 0
-    ]
+    log_p_BL = _token_log_prob(star.config, logits_BLV, idx_BL)
     return jnp.stack(
       [
         log_p_BL[:, begin:end].sum(axis=1)
@@ -45,6 +44,18 @@ def build_log_prob(star: Star, vqvae: VQVAE) -> LogProbFn:
     )
 
   return jax.jit(log_prob)
+
+
+def _token_log_prob(
+  config: StarConfig, logits_BLV: jax.Array, idx_BL: jax.Array
+) -> jax.Array:
+  """float32 [B, L]."""
+  if config.head == "bits":
+    bits_BLn = bit_ops.unpack(idx_BL, config.num_logits)
+    odds_BLn = (2 * bits_BLn - 1) * logits_BLV
+    return jnp.sum(jax.nn.log_sigmoid(odds_BLn), axis=-1)
+  log_p_BLV = jax.nn.log_softmax(logits_BLV)
+  return jnp.take_along_axis(log_p_BLV, idx_BL[..., None], axis=-1)[..., 0]
 
 
 def log_prob_in_batches(

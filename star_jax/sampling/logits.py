@@ -7,7 +7,7 @@ The two filters never sort. Both keep what lies at or above a threshold, and
 the threshold is found by bisection on the bits of the float: 32 comparisons
 with V numbers, which is many times faster than a sort on a CPU and exact.
 
-B: samples, l: tokens of one scale, V: vocabulary.
+B: samples, l: tokens of one scale, V: vocabulary, n: bits of a token.
 """
 
 from __future__ import annotations
@@ -88,8 +88,16 @@ def gumbel_noise(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def draw(logits_BlV: jax.Array, noise_BlV: jax.Array) -> jax.Array:
-  """int32 [B, l], a categorical draw by the Gumbel-max trick."""
+  """int32 [...] of [..., V], a categorical draw by the Gumbel-max trick."""
   return argmax_last(logits_BlV + noise_BlV)
+
+
+def bit_pairs(logits_Bln: jax.Array) -> jax.Array:
+  """Logits of bits -> of the two values of each, [B, l, n, 2]: what the filters
+  and the draw above then do, they do to every bit on its own, as in Infinity
+  (arXiv 2412.04431). So top_k = 1 takes the likelier value of a bit, and top_p
+  removes the other one where its probability is at most 1 - top_p."""
+  return jnp.stack([jnp.zeros_like(logits_Bln), logits_Bln], axis=-1)
 
 
 def smooth_weights(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from star_jax import bits as bit_ops
 from star_jax.model.condition import batch_of
 from star_jax.sampling import logits as logit_ops
 from star_jax.sampling.passes import (
@@ -78,7 +79,7 @@ def draw_all_scales(
         guided,
       )
     else:
-      idx_Bl, choice = _choose(logits, keys_B, k, schedule, knobs, config)
+      idx_Bl, choice = _choose(models.star, logits, keys_B, k, knobs, config)
     if config.return_logits:
       all_logits.append(logits)
       drawn.append(idx_Bl)
@@ -194,8 +195,7 @@ def draw_all_tokens(
 
   def draw(logits, ratio, place):
     logits = _guided(logits, config.guided, knobs, ratio)
-    noise = _noise(keys_B, place, logits.shape[1:])
-    return logits, logit_ops.draw(_filtered(logits, knobs), noise)
+    return logits, _draw(star, logits, keys_B, place, knobs)[0]
 
   idx_BL, logits_BLV = draw_token_by_token(
     star,
@@ -227,23 +227,33 @@ def _keep(given_Bl, keep_Bl, idx_Bl, choice):
   return out_Bl, jnp.where(keep_Bl[..., None], given_BlV, choice)
 
 
-def _choose(logits_BlV, keys_B, k: int, schedule, knobs, config):
+def _choose(star, logits_BlV, keys_B, k: int, knobs, config):
   """Draws the tokens of scale k.
 
   Returns:
     idx_Bl, and what the next scale is made from: the same tokens, or weights
     [B, l, V] over the codebook with Gumbel smoothing.
   """
-  logits = _filtered(logits_BlV, knobs)
-  idx_Bl = logit_ops.draw(logits, _noise(keys_B, k, logits.shape[1:]))
+  idx_Bl, logits = _draw(star, logits_BlV, keys_B, k, knobs)
   if not config.gumbel_smooth:
     return idx_Bl, idx_Bl
+  schedule = star.config.schedule
   # Streams 0 .. K-1 are the draws, K .. 2K-1 the smoothing.
   smooth = _noise(keys_B, schedule.num_scales + k, logits.shape[1:])
   ratio = schedule.cfg_ratio(k)
   if not config.smooth_filtered:
     logits = logit_ops.apply_temperature(logits_BlV, knobs.temperature)
   return idx_Bl, logit_ops.smooth_weights(logits, smooth, ratio)
+
+
+def _draw(star, logits_BlV, keys_B, stream, knobs):
+  """Tokens [B, l] and the filtered logits that they are drawn from; a head of
+  bits draws each bit on its own."""
+  by_bits = star.config.head == "bits"
+  logits = logit_ops.bit_pairs(logits_BlV) if by_bits else logits_BlV
+  logits = _filtered(logits, knobs)
+  drawn = logit_ops.draw(logits, _noise(keys_B, stream, logits.shape[1:]))
+  return bit_ops.pack(drawn) if by_bits else drawn, logits
 
 
 def _filtered(logits_BlV: jax.Array, knobs: Knobs) -> jax.Array:

@@ -192,9 +192,9 @@ def _scale_bytes(
     attention = star.num_heads * queries * seen * (4 + max(item // 2, 2))
     tokens = (2 * seen + 4 * length) * star.width * item
     mlp = length * (star.width + 2 * star.mlp_width) * item
-    logits = 4 * length * star.vocab_size
+    logits = 4 * length * star.num_logits
     # Noise depends on nothing: that of every scale may be drawn before.
-    noise = 4 * star.schedule.num_tokens * star.vocab_size
+    noise = 4 * star.schedule.num_tokens * star.num_logits
     noise = noise if star.prediction == "scale" else logits
     moments = (
       rows * (attention + tokens),
@@ -202,7 +202,7 @@ def _scale_bytes(
       (rows + _LOGIT_ARRAYS) * logits + noise,
     )
     most = max(most, *moments)
-  kept = 4 * sum(lengths) * star.vocab_size if return_logits else 0
+  kept = 4 * sum(lengths) * star.num_logits if return_logits else 0
   return most + kept
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax.model.condition import Given
+from star_jax.model.config import StarConfig
 from star_jax.model.refine import RefineHead
 from star_jax.model.star import Star
 from star_jax.sampling.accelerate import Accelerate
@@ -82,6 +83,7 @@ class Knobs:
     temperature: above 0; 1 leaves the model's distribution.
     top_k: tokens kept per draw, 0 = all.
     top_p: nucleus in (0, 1], 1 = all.
+    A head of bits filters the two values of each bit (`logits.bit_pairs`).
   """
 
   cfg_scale: jax.Array | float
@@ -109,7 +111,8 @@ class SampleOutput:
     f_hats_KBhwCv: float32, f_hat after every scale; the decoder turned the
       last one into the picture, see `build_scale_decoder` for the others.
     image_BHW3: float32 in [-1, 1].
-    logits_BLV: float32, guided logits before temperature and filters.
+    logits_BLV: float32, guided logits before temperature and filters; of a head
+      of bits [B, L, n].
     drawn_BL: int32, what was drawn, also where an edit kept another token;
       comes with the logits.
   """
@@ -171,6 +174,7 @@ def build_sampler(
       model that predicts token by token.
   """
   check_pair(star, vqvae)
+  check_smooth(star.config, config.gumbel_smooth)
   check_refine(star.config, config.refine, head)
   check_accelerate(star, config, small)
   models = Models(star, vqvae, head, small)
@@ -240,6 +244,26 @@ def check_pair(star: Star, vqvae: VQVAE) -> None:
         f"The model was made for another tokenizer: its {name} is {ours},"
         f" the tokenizer's is {theirs}."
       )
+  quantizer = vqvae.config.quantizer
+  if quantizer == "none":
+    raise ValueError(
+      "The model predicts tokens, which a continuous autoencoder (quantizer ="
+      " 'none') does not have."
+    )
+  if star.config.head == "bits" and not vqvae.config.binary:
+    raise ValueError(
+      "The model has head 'bits', which needs a tokenizer with quantizer 'lfq'"
+      f" or 'bsq', got {quantizer!r}."
+    )
+
+
+def check_smooth(config: StarConfig, gumbel_smooth: bool) -> None:
+  """ValueError where there are no weights over codes to mix by."""
+  if gumbel_smooth and config.head == "bits":
+    raise ValueError(
+      "gumbel_smooth mixes codes by the logits of whole tokens, which a model"
+      " with head 'bits' does not have: set it to False."
+    )
 
 
 def _decode(

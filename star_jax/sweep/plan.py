@@ -17,7 +17,7 @@ from star_jax.model.star import Star
 from star_jax.shapes import example_inputs
 from star_jax.text.states import TextStates
 from star_jax.train.flops import count_flops
-from star_jax.train.losses import next_scale_loss
+from star_jax.train.losses import head_losses, next_scale_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,9 @@ def step_flops(model: StarConfig, batch_size: int, text_tokens: int) -> int:
 
   def loss(params, x_BLCv, text, idx_BL):
     logits_BLV = star.apply(params, x_BLCv, text)
-    return next_scale_loss(logits_BLV, idx_BL, model.schedule.lengths)[0]
+    return next_scale_loss(
+      logits_BLV, idx_BL, model.schedule.lengths, losses=head_losses(model)
+    )[0]
 
   return count_flops(jax.grad(loss), params, x, text, idx)
 

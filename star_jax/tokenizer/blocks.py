@@ -51,10 +51,48 @@ class GroupNorm(nn.Module):
     return ((x - mean) * gain + bias_C).astype(self.dtype)
 
 
+class SpatialNorm(nn.Module):
+  """Group normalisation, scaled and shifted at every place by linear maps of
+  the code there (MoVQ, arXiv 2209.09002).
+
+  It starts as the plain normalisation.
+  """
+
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array, code_BhwCv: jax.Array) -> jax.Array:
+    width = x_BhwC.shape[-1]
+    # Maps on the small grid, grown afterwards: the same by linearity.
+    modulation = nn.Dense(
+      2 * width,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.zeros,
+      name="modulation",
+    )(code_BhwCv)
+    p, q = (a // b for a, b in zip(x_BhwC.shape[1:3], code_BhwCv.shape[1:3]))
+    modulation = einops.repeat(
+      modulation, "b h w c -> b (h p) (w q) c", p=p, q=q
+    )
+    scale, shift = jnp.split(modulation, 2, axis=-1)
+    x = GroupNorm(self.dtype, name="norm")(x_BhwC)
+    return x * (1 + scale) + shift
+
+
+def norm(
+  x_BhwC: jax.Array, code_BhwCv: jax.Array | None, dtype: str, name: str
+) -> jax.Array:
+  """The normalisation of this name; called in a compact method."""
+  if code_BhwCv is None:
+    return GroupNorm(dtype, name=name)(x_BhwC)
+  return SpatialNorm(dtype, name=name)(x_BhwC, code_BhwCv)
+
+
 class ResBlock(nn.Module):
   """norm - SiLU - conv, twice, plus the input (1x1 conv if widths differ).
 
-  fast: see `Conv3x3`, here and below.
+  fast: see `Conv3x3`, here and below. code_BhwCv: see `SpatialNorm`; None: a
+  plain normalisation.
   """
 
   features: int
@@ -63,10 +101,15 @@ class ResBlock(nn.Module):
   fast: bool = False
 
   @nn.compact
-  def __call__(self, x_BhwC: jax.Array, deterministic: bool) -> jax.Array:
-    h = nn.silu(GroupNorm(self.dtype, name="norm1")(x_BhwC))
+  def __call__(
+    self,
+    x_BhwC: jax.Array,
+    deterministic: bool,
+    code_BhwCv: jax.Array | None = None,
+  ) -> jax.Array:
+    h = nn.silu(norm(x_BhwC, code_BhwCv, self.dtype, "norm1"))
     h = Conv3x3(self.features, self.dtype, self.fast, name="conv1")(h)
-    h = nn.silu(GroupNorm(self.dtype, name="norm2")(h))
+    h = nn.silu(norm(h, code_BhwCv, self.dtype, "norm2"))
     h = nn.Dropout(self.dropout, deterministic=deterministic)(h)
     h = Conv3x3(self.features, self.dtype, self.fast, name="conv2")(h)
     if x_BhwC.shape[-1] != self.features:
@@ -82,9 +125,11 @@ class AttnBlock(nn.Module):
   dtype: str
 
   @nn.compact
-  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BhwC: jax.Array, code_BhwCv: jax.Array | None = None
+  ) -> jax.Array:
     _, h, w, width = x_BhwC.shape
-    x = GroupNorm(self.dtype, name="norm")(x_BhwC)
+    x = norm(x_BhwC, code_BhwCv, self.dtype, "norm")
     x = einops.rearrange(x, "b h w c -> b (h w) c")
     qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
     q, k, v = jnp.split(qkv, 3, axis=-1)
@@ -133,12 +178,17 @@ class Middle(nn.Module):
   fast: bool = False
 
   @nn.compact
-  def __call__(self, x_BhwC: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(
+    self,
+    x_BhwC: jax.Array,
+    deterministic: bool,
+    code_BhwCv: jax.Array | None = None,
+  ) -> jax.Array:
     args = (x_BhwC.shape[-1], self.dropout, self.dtype, self.fast)
-    x = ResBlock(*args, name="block_1")(x_BhwC, deterministic)
+    x = ResBlock(*args, name="block_1")(x_BhwC, deterministic, code_BhwCv)
     if self.attention:
-      x = AttnBlock(self.dtype, name="attn_1")(x)
-    return ResBlock(*args, name="block_2")(x, deterministic)
+      x = AttnBlock(self.dtype, name="attn_1")(x, code_BhwCv)
+    return ResBlock(*args, name="block_2")(x, deterministic, code_BhwCv)
 
 
 class Encoder(nn.Module):
@@ -180,6 +230,8 @@ class Decoder(nn.Module):
   """[B, h, w, code_dim] (after `post_quant_conv`) -> images, not clamped.
 
   zero_init: start with the output 0, for a decoder that corrects another one.
+  code_BhwCv: what the quantizer gave, for spatial normalisation (MoVQ); None:
+    plain normalisation.
   """
 
   ch: int
@@ -192,7 +244,12 @@ class Decoder(nn.Module):
   zero_init: bool = False
 
   @nn.compact
-  def __call__(self, z_BhwCv: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(
+    self,
+    z_BhwCv: jax.Array,
+    deterministic: bool,
+    code_BhwCv: jax.Array | None = None,
+  ) -> jax.Array:
     last = len(self.ch_mult) - 1
     # No token depends on the decoder, and only training needs its gradient.
     fast = deterministic
@@ -200,7 +257,7 @@ class Decoder(nn.Module):
     width = self.ch * self.ch_mult[-1]
     x = Conv3x3(width, self.dtype, fast, name="conv_in")(x)
     x = Middle(self.dropout, self.attention, self.dtype, fast, name="mid")(
-      x, deterministic
+      x, deterministic, code_BhwCv
     )
     # Resolution 0 is the finest, as in the encoder and the official names.
     for i in reversed(range(len(self.ch_mult))):
@@ -211,12 +268,12 @@ class Decoder(nn.Module):
           self.dtype,
           fast,
           name=f"up_{i}_block_{j}",
-        )(x, deterministic)
+        )(x, deterministic, code_BhwCv)
         if self.attention and i == last:
-          x = AttnBlock(self.dtype, name=f"up_{i}_attn_{j}")(x)
+          x = AttnBlock(self.dtype, name=f"up_{i}_attn_{j}")(x, code_BhwCv)
       if i != 0:
         x = Upsample(self.dtype, fast, name=f"up_{i}_upsample")(x)
-    x = nn.silu(GroupNorm(self.dtype, name="norm_out")(x))
+    x = nn.silu(norm(x, code_BhwCv, self.dtype, "norm_out"))
     p = self.patch_size
     x = Conv3x3(
       3 * p * p, self.dtype, zero_init=self.zero_init, name="conv_out"

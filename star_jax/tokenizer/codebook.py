@@ -1,13 +1,17 @@
-"""Keeping the codebook in use: data-dependent start, revival of dead codes.
+"""Codes that fit the data: data-dependent start, revival of dead codes.
 
 The official start (uniform in +-1/V) leaves most entries far from any feature
 vector, and entries that are never chosen never learn. Short trainings cannot
 wait for that to resolve itself. Both helpers are pure functions that a
 training task calls between steps; `VQVAE.residuals` gives the candidates.
+
+Quantizers without a codebook start with the gains of their scales, where these
+are learned.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +23,8 @@ import numpy as np
 from star_jax.reductions import argmin_last
 from star_jax.tokenizer import resize
 from star_jax.tokenizer.config import VQVAEConfig
-from star_jax.tokenizer.quantizer import HIGHEST, Quantizer
+from star_jax.tokenizer.quantizer import Quantizer
+from star_jax.tokenizer.scale_quantizers import HIGHEST
 
 # Noise on copied vectors, relative to their spread, so that no two codes are
 # equal (the first of two equal codes would take every hit).
@@ -29,6 +34,80 @@ JITTER = 0.01
 RATE_FLOOR = 0.02
 # Vectors that are compared with the whole codebook at once.
 ROWS_AT_ONCE = 2**15
+# Gains that are tried, as multiples of the root mean square of the residuals.
+GAINS = np.geomspace(0.25, 8.0, 41)
+
+
+def init_codes_from_features(
+  params: Mapping[str, Any],
+  f_BhwCv: jax.Array,
+  key: jax.Array,
+  config: VQVAEConfig,
+  iterations: int = 0,
+) -> dict[str, Any]:
+  """What the quantizer of `config` takes from the first features: a codebook,
+  gains, or nothing. Arguments as of `init_codebook_from_features`."""
+  if config.quantizer == "vq":
+    return init_codebook_from_features(params, f_BhwCv, key, config, iterations)
+  if config.learned_gains:
+    return init_gains_from_features(params, f_BhwCv, config)
+  return dict(params)
+
+
+def init_gains_from_features(
+  params: Mapping[str, Any], f_BhwCv: jax.Array, config: VQVAEConfig
+) -> dict[str, Any]:
+  """Parameters whose gains lose least of the residuals, scale by scale.
+
+  Args:
+    params: parameters of a `VQVAE` with `learned_gains`.
+    f_BhwCv: features of some images, float32.
+    config: of the same tokenizer.
+
+  Returns:
+    A copy of `params` with another "quantizer/log_gain_KCv".
+  """
+  quantizer = Quantizer(config)
+  quantizer_params = dict(params["quantizer"])
+  f_rest = jnp.asarray(f_BhwCv, jnp.float32)
+  for k, grid in enumerate(config.schedule.grids):
+    z_BhwCv = resize.shrink(f_rest, grid)
+    z_NCv = einops.rearrange(z_BhwCv, "b h w c -> (b h w) c")
+    best_Cv = _best_log_gain(quantizer, quantizer_params, k, z_NCv)
+    gains_KCv = jnp.asarray(quantizer_params["log_gain_KCv"])
+    quantizer_params["log_gain_KCv"] = gains_KCv.at[k].set(best_Cv)
+    f_rest = f_rest - _approximation(quantizer, quantizer_params, k, z_NCv)
+  return {**params, "quantizer": quantizer_params}
+
+
+@functools.partial(jax.jit, static_argnames=("quantizer", "k"))
+def _best_log_gain(
+  quantizer: Quantizer, params: Mapping[str, Any], k: int, z_NCv: jax.Array
+) -> jax.Array:
+  """Logarithm [Cv] of the best gain of each channel, [1] of all together."""
+  start_KCv = jnp.asarray(params["log_gain_KCv"])
+  width = start_KCv.shape[1]
+  square_Cv = jnp.mean(jnp.square(z_NCv), axis=0)
+  if width == 1:
+    square_Cv = jnp.sum(square_Cv, keepdims=True)
+  # A channel that is always 0 has no best gain.
+  rms_Cv = jnp.sqrt(jnp.maximum(square_Cv, 1e-12))
+  tried_MCv = jnp.log(jnp.asarray(GAINS, jnp.float32))[:, None] + jnp.log(
+    rms_Cv
+  )
+
+  def error(log_gain_Cv):
+    gains_KCv = start_KCv.at[k].set(log_gain_Cv)
+    variables = {"params": {**params, "log_gain_KCv": gains_KCv}}
+    idx_N = quantizer.apply(variables, z_NCv, k, method="nearest")
+    codes_NCv = quantizer.apply(variables, idx_N, k, method="codes")
+    error_Cv = jnp.mean(jnp.square(z_NCv - codes_NCv), axis=0)
+    return jnp.sum(error_Cv, keepdims=True) if width == 1 else error_Cv
+
+  error_MCv = jax.lax.map(error, tried_MCv)
+  return jnp.take_along_axis(
+    tried_MCv, jnp.argmin(error_MCv, axis=0)[None], axis=0
+  )[0]
 
 
 def init_codebook_from_features(

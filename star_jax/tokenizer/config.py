@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from star_jax.bits import MOST_BITS
 from star_jax.scales import ScaleSchedule
 from star_jax.tokenizer.resize import GROWTHS
 
 VQ_LOSS_REDUCTIONS = ("mean", "sum")
 DTYPES = ("float32", "bfloat16", "float16")
+# How a vector becomes a code; "none": not at all, a continuous autoencoder.
+QUANTIZERS = ("vq", "fsq", "lfq", "bsq", "none")
+BINARY = ("lfq", "bsq")
+DECODER_NORMS = ("group", "spatial")
+# Most codes of bits whose use is counted one by one.
+MOST_COUNTED = 2**16
+# Most bits whose codes the entropy loss looks at one by one.
+MOST_GROUP = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +61,28 @@ class VQVAEConfig:
     vq_loss_reduction: "mean" over scales (VAR) or "sum" (STAR's copy).
     dtype: compute dtype of encoder and decoder. The quantizer and the two
       convolutions around it are always float32.
+    quantizer: "vq", "fsq", "lfq" or "bsq", see tokenizer/scale_quantizers.py;
+      "none": a continuous autoencoder (tokenizer/continuous.py), which has no
+      tokens; of the schedule it takes the last grid alone.
+    levels: of "fsq", how many values each channel of a code has, 3 or more;
+      their product is V and their number Cv.
+    learned_gains: of "fsq", "lfq" and "bsq": each scale multiplies its codes by
+      factors that start from the data and learn from the codebook loss. False:
+      codes have one size on all scales, as in Infinity.
+    entropy_weight: of "lfq" and "bsq", weight of the entropy loss, see
+      `scale_quantizers.entropy_loss`; 0: none.
+    entropy_gamma: weight of its second term, that all codes be used.
+    entropy_temperature: of the soft choice of codes; the default is that of LFQ
+      and BSQ.
+    entropy_group: bits of a code whose joint entropy is taken: 1 treats them as
+      independent (BSQ), Cv takes all codes (LFQ).
+    kl_weight: of "none", weight of the KL divergence from a standard normal in
+      nats, the mean over numbers of the latent.
+    decoder_norm: "group", or "spatial": normalised maps of the decoder are
+      scaled and shifted by linear maps of the code of the place (MoVQ, arXiv
+      2209.09002).
+    scale_dropout: share of the samples of a training batch that end with an
+      earlier scale, each equally likely, so that every prefix decodes well.
   """
 
   schedule: ScaleSchedule
@@ -73,10 +105,20 @@ class VQVAEConfig:
   using_znorm: bool = False
   vq_loss_reduction: str = "mean"
   dtype: str = "float32"
+  quantizer: str = "vq"
+  levels: tuple[int, ...] = ()
+  learned_gains: bool = False
+  entropy_weight: float = 0.0
+  entropy_gamma: float = 1.0
+  entropy_temperature: float = 0.01
+  entropy_group: int = 1
+  kl_weight: float = 0.0
+  decoder_norm: str = "group"
+  scale_dropout: float = 0.0
 
   def __post_init__(self):
-    object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
-    object.__setattr__(self, "rate_weight", tuple(self.rate_weight))
+    for name in ("ch_mult", "rate_weight", "levels"):
+      object.__setattr__(self, name, tuple(getattr(self, name)))
     for name in ("vocab_size", "code_dim", "ch", "patch_size"):
       if getattr(self, name) < 1:
         raise ValueError(
@@ -125,6 +167,24 @@ class VQVAEConfig:
       )
     if self.dtype not in DTYPES:
       raise ValueError(f"dtype is one of {DTYPES}, got {self.dtype!r}.")
+    if self.decoder_norm not in DECODER_NORMS:
+      raise ValueError(
+        f"decoder_norm is one of {', '.join(DECODER_NORMS)}, got"
+        f" {self.decoder_norm!r}."
+      )
+    _check_quantizer(self)
+
+  @property
+  def binary(self) -> bool:
+    """Whether tokens are bits, one a channel."""
+    return self.quantizer in BINARY
+
+  @property
+  def counted_codes(self) -> int:
+    """Length of a count of codes: V; of many bits, the codes of the first."""
+    if self.binary:
+      return min(self.vocab_size, MOST_COUNTED)
+    return self.vocab_size
 
   @property
   def downsample(self) -> int:
@@ -150,6 +210,12 @@ class VQVAEConfig:
     out["schedule"] = [list(grid) for grid in self.schedule.grids]
     out["ch_mult"] = list(self.ch_mult)
     out["rate_weight"] = list(self.rate_weight)
+    out["levels"] = list(self.levels)
+    # Fields that came later are left out where they have their default, so that
+    # older bundles and checkpoints are those of the same tokenizer.
+    for name in _LATER:
+      if getattr(self, name) == _DEFAULTS[name]:
+        del out[name]
     return out
 
   @classmethod
@@ -176,3 +242,83 @@ class VQVAEConfig:
       raise ValueError(f"Missing tokenizer setting(s): {', '.join(missing)}.")
     values["schedule"] = ScaleSchedule.parse(values["schedule"])
     return cls(**values)
+
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(VQVAEConfig)}
+_LATER = tuple(_DEFAULTS)[tuple(_DEFAULTS).index("quantizer") :]
+# Which quantizers a setting is for.
+_ONLY_FOR = {
+  "rate_weight": ("vq",),
+  "using_znorm": ("vq",),
+  "levels": ("fsq",),
+  "learned_gains": ("fsq", *BINARY),
+  "entropy_weight": BINARY,
+  "kl_weight": ("none",),
+  "scale_dropout": ("vq", "fsq", *BINARY),
+}
+
+
+def _check_quantizer(c: VQVAEConfig) -> None:
+  """ValueError unless codes and settings are those of `c.quantizer`."""
+  if c.quantizer not in QUANTIZERS:
+    raise ValueError(
+      f"quantizer is one of {', '.join(QUANTIZERS)}, got {c.quantizer!r}."
+    )
+  for name, quantizers in _ONLY_FOR.items():
+    if getattr(c, name) and c.quantizer not in quantizers:
+      raise ValueError(
+        f"{name} is for quantizer {', '.join(quantizers)}, got"
+        f" {getattr(c, name)} with quantizer {c.quantizer!r}."
+      )
+  if c.quantizer == "fsq":
+    _check_levels(c)
+  if c.binary:
+    _check_bits(c)
+  for name in ("entropy_weight", "entropy_gamma", "kl_weight"):
+    if getattr(c, name) < 0:
+      raise ValueError(f"{name} is 0 or more, got {getattr(c, name)}.")
+  if not c.entropy_temperature > 0:
+    raise ValueError(
+      f"entropy_temperature is above 0, got {c.entropy_temperature}."
+    )
+  if not 0 <= c.scale_dropout < 1:
+    raise ValueError(
+      f"scale_dropout is a share in [0, 1), got {c.scale_dropout}."
+    )
+
+
+def _check_levels(c: VQVAEConfig) -> None:
+  if not c.levels or min(c.levels) < 3:
+    raise ValueError(
+      f"levels of quantizer 'fsq' are integers from 3 on, got {c.levels}."
+    )
+  if len(c.levels) != c.code_dim:
+    raise ValueError(
+      f"levels has one entry for each channel of a code: code_dim is"
+      f" {c.code_dim}, got {len(c.levels)} levels {c.levels}."
+    )
+  if math.prod(c.levels) != c.vocab_size:
+    raise ValueError(
+      f"levels {c.levels} make {math.prod(c.levels)} codes, vocab_size is"
+      f" {c.vocab_size}."
+    )
+
+
+def _check_bits(c: VQVAEConfig) -> None:
+  if c.code_dim > MOST_BITS:
+    raise ValueError(
+      f"A code of quantizer {c.quantizer!r} has at most {MOST_BITS} bits, got"
+      f" code_dim = {c.code_dim}."
+    )
+  if c.vocab_size != 2**c.code_dim:
+    raise ValueError(
+      f"A code of quantizer {c.quantizer!r} has one bit a channel: with"
+      f" code_dim = {c.code_dim} vocab_size is {2**c.code_dim}, got"
+      f" {c.vocab_size}."
+    )
+  group = c.entropy_group
+  if not 1 <= group <= MOST_GROUP or c.code_dim % group:
+    raise ValueError(
+      f"entropy_group is a divisor of code_dim = {c.code_dim} up to"
+      f" {MOST_GROUP}, got {group}."
+    )

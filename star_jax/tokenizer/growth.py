@@ -2,7 +2,8 @@
 
 A convolutional tokenizer takes pictures of any size. Three things hang on the
 schedule: which phi a scale uses, what a code costs at a scale (`rate_weight`,
-`rate_KV`), and of course what the grids cover.
+`rate_KV`) or is multiplied by (`log_gain_KCv`), and of course what the grids
+cover.
 
 The phi of scale k is the one nearest to k / (K - 1), so that another K moves
 scales to other phi: with four, scale 9 of 10 has the last one and scale 9 of 14
@@ -59,7 +60,7 @@ def grow_tokenizer(
   """The tokenizer for pictures whose size follows from the last new grid.
 
   All weights stay. Where the phi of the scales are not those of the rule, each
-  scale gets its own copy. Rates are mapped by the size of the maps
+  scale gets its own copy. Rates and gains are mapped by the size of the maps
   (`rows_by_side`).
 
   Args:
@@ -83,6 +84,9 @@ def grow_tokenizer(
     rates_KV = rows_KK @ np.asarray(quantizer["rate_KV"], np.float64)
     quantizer["rate_KV"] = rates_KV.astype(np.float32)
   phi_old = phi_new = ()
+  if config.learned_gains:
+    gains_KCv = rows_KK @ np.asarray(quantizer["log_gain_KCv"], np.float64)
+    quantizer["log_gain_KCv"] = gains_KCv.astype(np.float32)
   if count:
     phi_old = phi_indices(old.num_scales, count)
     phi_new = _new_phi(old, schedule, count, phi)

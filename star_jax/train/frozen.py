@@ -101,7 +101,10 @@ def token_hash(config: VQVAEConfig, params: dict[str, Any]) -> str:
 
 
 def random_tokenizer(
-  schedule: ScaleSchedule, vocab_size: int, code_dim: int
+  schedule: ScaleSchedule,
+  vocab_size: int,
+  code_dim: int,
+  quantizer: str = "vq",
 ) -> FrozenTokenizer:
   """A small untrained one, so that a run needs no files."""
   config = VQVAEConfig(
@@ -112,6 +115,7 @@ def random_tokenizer(
     ch_mult=(1,),
     num_res_blocks=1,
     attention=False,
+    quantizer=quantizer,
   )
   vqvae = VQVAE(config)
   image = jnp.zeros((1, *config.image_size, 3))

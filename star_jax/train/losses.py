@@ -1,6 +1,7 @@
 """Losses and the figures logged beside them.
 
-B: batch, L: tokens of all scales, V: codebook size, K: scales.
+B: batch, L: tokens of all scales, V: codebook size, n: bits of a token, K:
+scales.
 """
 
 from __future__ import annotations
@@ -10,6 +11,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from star_jax import bits as bit_ops
+from star_jax.model.config import StarConfig
+
+# (logits, tokens [B, L]) -> nats and hits of each token, float32 [B, L].
+TokenLosses = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def token_losses(
@@ -28,13 +35,34 @@ def token_losses(
   return loss_BL, jax.lax.stop_gradient(hit_BL.astype(jnp.float32))
 
 
+def bit_losses(
+  logits_BLn: jax.Array, idx_BL: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """`token_losses` of a head of independent bits: binary cross-entropy in nats
+  summed over the bits of a token, and hits (1 where every bit is the likelier
+  one)."""
+  logits_BLn = logits_BLn.astype(jnp.float32)
+  bits_BLn = bit_ops.unpack(idx_BL, logits_BLn.shape[-1])
+  # The log-odds of the right value.
+  right_BLn = (2 * bits_BLn - 1) * logits_BLn
+  loss_BL = -jnp.sum(jax.nn.log_sigmoid(right_BLn), axis=-1)
+  hit_BL = jnp.all(right_BLn >= 0, axis=-1)
+  return loss_BL, jax.lax.stop_gradient(hit_BL.astype(jnp.float32))
+
+
+def head_losses(config: StarConfig) -> TokenLosses:
+  """What the loss of a model's logits is made of."""
+  return bit_losses if config.head == "bits" else token_losses
+
+
 def token_losses_by_parts(
   logits_of: Callable[[jax.Array], jax.Array],
   x_BLC: jax.Array,
   idx_BL: jax.Array,
   most: int,
+  losses: TokenLosses = token_losses,
 ) -> tuple[jax.Array, jax.Array]:
-  """`token_losses` of logits that are never there for all tokens at once: the
+  """`losses` of logits that are never there for all tokens at once: the
   backward pass computes those of a part again.
 
   Args:
@@ -42,10 +70,11 @@ def token_losses_by_parts(
     x_BLC: what the logits are made from.
     idx_BL: targets.
     most: tokens of a picture in a part; 0: all of them.
+    losses: see `head_losses`.
   """
   batch, length, width = x_BLC.shape
   if not most or length <= most:
-    return token_losses(logits_of(x_BLC), idx_BL)
+    return losses(logits_of(x_BLC), idx_BL)
   parts = -(-length // most)
   padding = (0, -length % parts)
   x_BLC = jnp.pad(x_BLC, ((0, 0), padding, (0, 0)))
@@ -54,7 +83,7 @@ def token_losses_by_parts(
   # of every part.
   x_nBlC = jnp.moveaxis(x_BLC.reshape(batch, -1, parts, width), 2, 0)
   idx_nBl = jnp.moveaxis(idx_BL.reshape(batch, -1, parts), 2, 0)
-  one = jax.checkpoint(lambda x, idx: token_losses(logits_of(x), idx))
+  one = jax.checkpoint(lambda x, idx: losses(logits_of(x), idx))
   found = jax.lax.map(lambda part: one(*part), (x_nBlC, idx_nBl))
   return tuple(
     jnp.moveaxis(y_nBl, 0, 2).reshape(batch, -1)[:, :length] for y_nBl in found
@@ -89,10 +118,11 @@ def next_scale_loss(
   weight_BL: jax.Array | None = None,
   scale_weights: Sequence[float] = (),
   newest_weight: jax.Array | float = 1.0,
+  losses: TokenLosses = token_losses,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """`mean_loss` of logits [B, L, V] and the tokens."""
+  """`mean_loss` of logits [B, L, V] and the tokens; `losses`: `head_losses`."""
   return mean_loss(
-    *token_losses(logits_BLV, idx_BL),
+    *losses(logits_BLV, idx_BL),
     lengths,
     weight_BL,
     scale_weights,

@@ -42,6 +42,8 @@ OFFICIAL_NO_DECAY = (
   "moe_bias",
   "scale_mul",
   "rate_KV",  # of our quantizer: not trained at all
+  "log_gain_KCv",  # of our quantizers without a codebook
+  "logvar_Cv",  # of our continuous autoencoder
 )
 # Collections whose arrays carry a leading layer axis (layers under nn.scan).
 STACKED = ("blocks", "cross")

@@ -90,7 +90,8 @@ class RefineTask:
       return
     check_pair(self.star, tokenizer.vqvae)
     ours, theirs = (
-      params["quantizer"]["codebook_VCv"]
+      # FSQ, LFQ and BSQ have no codebook that could differ.
+      params["quantizer"].get("codebook_VCv", 0)
       for params in (tokenizer.params, self.bundle.params["tokenizer"])
     )
     if not np.array_equal(ours, theirs):

@@ -27,9 +27,11 @@ from star_jax.data.token_cache import TokenCache
 from star_jax.model.condition import Given, batch_of
 from star_jax.model.config import StarConfig
 from star_jax.scales import OWN_ASPECT, ScaleSchedule
+from star_jax.sharding import constrain
 from star_jax.text.encoder import TextEncoder, load_text_encoder
 from star_jax.text.settings import TextSettings
 from star_jax.text.states import TextStates
+from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.train import batches as batches_lib
 from star_jax.train import frozen as frozen_lib
 from star_jax.train.task import Batch, BatchIterator, MappedBatches
@@ -126,6 +128,25 @@ class TokenData:
       {"params": frozen["tokenizer"]}, image_BHW3, method="encode"
     )
     return jax.lax.stop_gradient(idx_BL)
+
+  def self_corrected(
+    self, frozen, batch: Batch, key: jax.Array, rate: float
+  ) -> tuple[jax.Array, jax.Array]:
+    """Tokens [B, L] of pictures, and inputs [B, L - 1, Cv] with flipped bits;
+    see `Quantizer.self_correct`."""
+    image_BHW3 = batches_lib.to_unit(batch["image"])
+    keys_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+      jnp.arange(len(image_BHW3))
+    )
+    found = self.shape_of(batch).tokenizer.vqvae.apply(
+      {"params": frozen["tokenizer"]},
+      image_BHW3,
+      keys_B,
+      rate,
+      method="self_correct",
+    )
+    idx_BL, x_BLCv = jax.lax.stop_gradient(found)
+    return idx_BL, constrain(x_BLCv, "inputs_BLCv")
 
   def train_batches(self, rows: slice = ALL_ROWS) -> BatchIterator:
     """Endless batches of these rows of each."""
@@ -243,6 +264,33 @@ class TokenData:
     }
 
 
+def check_bit_flip(
+  config, star_config: StarConfig, tokenizer: VQVAEConfig
+) -> None:
+  """ValueError unless bits of the tokens of this run can be flipped."""
+  rate = config.bit_flip
+  if not 0 <= rate < 1:
+    raise ValueError(f"config.bit_flip is a share in [0, 1), got {rate}.")
+  if not rate:
+    return
+  if not tokenizer.binary:
+    raise ValueError(
+      "config.bit_flip flips bits, which tokens of quantizer"
+      f" {tokenizer.quantizer!r} do not have: set it to 0."
+    )
+  if star_config.prediction == "token":
+    raise ValueError(
+      "config.bit_flip corrects earlier scales; a model that predicts token by"
+      " token has none to correct: set it to 0."
+    )
+  if config.data in (CACHE, frozen_lib.SYNTHETIC):
+    raise ValueError(
+      "config.bit_flip quantizes what flipped bits leave of the features, which"
+      f" tokens alone do not have: it needs pictures, got config.data ="
+      f" {config.data!r}."
+    )
+
+
 def shaped_tokenizers(
   config, tokenizer: frozen_lib.FrozenTokenizer
 ) -> dict[str, frozen_lib.FrozenTokenizer]:
@@ -283,7 +331,10 @@ def load_tokenizer(config, star_config: StarConfig):
   """The image tokenizer of a stage 2 config."""
   if config.data == frozen_lib.SYNTHETIC:
     return frozen_lib.random_tokenizer(
-      star_config.schedule, star_config.vocab_size, star_config.code_dim
+      star_config.schedule,
+      star_config.vocab_size,
+      star_config.code_dim,
+      "bsq" if star_config.head == "bits" else "vq",
     )
   return frozen_lib.load_tokenizer(config.tokenizer_path)
 

@@ -59,10 +59,15 @@ class TokenizerTask:
     self.vqvae = VQVAE(self.vqvae_config)
     batches_lib.check_size(config, self.vqvae_config)
     self.frozen = {}
-    self.maintain_every = math.gcd(
-      config.codebook.revive_every, self._rate_every
-    )
+    self.maintain_every = math.gcd(self._revive_every, self._rate_every)
     self._eval_batches: list[Batch] | None = None
+
+  @property
+  def _revive_every(self) -> int:
+    """Steps between two looks at dead codes; 0: never. Codes that follow from
+    their number cannot die."""
+    learned = self.vqvae_config.quantizer == "vq"
+    return self.config.codebook.revive_every if learned else 0
 
   @property
   def _rate_every(self) -> int:
@@ -86,9 +91,9 @@ class TokenizerTask:
     """Hits per batch [K, V] if every code were chosen equally often."""
     c = self.vqvae_config
     tokens_K = self.config.batch_size * np.asarray(c.schedule.lengths)
-    shape = (c.schedule.num_scales, c.vocab_size)
+    shape = (c.schedule.num_scales, c.counted_codes)
     return jnp.broadcast_to(
-      jnp.asarray(tokens_K / c.vocab_size, jnp.float32)[:, None], shape
+      jnp.asarray(tokens_K / c.counted_codes, jnp.float32)[:, None], shape
     )
 
   def loss(self, params, extra, frozen, batch, key, step):
@@ -104,6 +109,7 @@ class TokenizerTask:
     )
     loss = recon + weights.vq * out.vq_loss
     metrics |= {"loss": loss, "vq_loss": out.vq_loss}
+    metrics |= {f"vq_{name}": term for name, term in out.terms.items()}
     if train:
       # One batch says little about 1000 codes, so usage is a running mean and
       # is not reported for the few batches of an evaluation.
@@ -152,7 +158,7 @@ class TokenizerTask:
         {"params": params}, batches_lib.to_unit(image), method="features"
       )
     )
-    params = codebook_lib.init_codebook_from_features(
+    params = codebook_lib.init_codes_from_features(
       params,
       jnp.concatenate([features(params, image) for image in images]),
       jax.random.key(self.config.seed),
@@ -171,7 +177,7 @@ class TokenizerTask:
     the rates up to date from `rate_from` on."""
     options = self.config.codebook
     step, passed = int(state.step), int(state.step) / self.config.num_steps
-    if _due(step, options.revive_every) and passed <= options.revive_until:
+    if _due(step, self._revive_every) and passed <= options.revive_until:
       state = revive(
         state,
         batch["image"],

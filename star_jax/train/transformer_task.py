@@ -26,7 +26,11 @@ from star_jax.shapes import example_inputs
 from star_jax.sharding import check_heads
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.train.kept_tokens import first_scales
-from star_jax.train.losses import mean_loss, token_losses_by_parts
+from star_jax.train.losses import (
+  head_losses,
+  mean_loss,
+  token_losses_by_parts,
+)
 from star_jax.train.progressive import build_stages
 from star_jax.train.sample_sheet import (
   SampleSheet,
@@ -37,6 +41,7 @@ from star_jax.train.state import TrainState
 from star_jax.train.task import BUNDLE, Batch, BatchIterator, LossFn
 from star_jax.train.token_data import (
   TokenData,
+  check_bit_flip,
   drop_condition,
   given_of,
   load_condition,
@@ -67,6 +72,7 @@ class TransformerTask:
     self.star = Star(self.star_config)
     self.tokenizer = load_tokenizer(config, self.star_config)
     check_pair(self.star, self.tokenizer.vqvae)
+    check_bit_flip(config, self.star_config, self.tokenizer.vqvae.config)
     self.data = TokenData(
       config,
       self.star_config,
@@ -105,10 +111,17 @@ class TransformerTask:
     train = step is not None
     star_config, tokenizer = self.data.shape_of(batch)
     schedule = star_config.schedule
-    idx_BL = self.data.tokens(frozen, batch)
-    x_BLCv = teacher_forcing_input(
-      star_config, tokenizer.vqvae, frozen["tokenizer"], idx_BL
-    )
+    if train and self.config.bit_flip:
+      # A fourth stream beside those of the split below.
+      flip_key = jax.random.fold_in(key, 3)
+      idx_BL, x_BLCv = self.data.self_corrected(
+        frozen, batch, flip_key, self.config.bit_flip
+      )
+    else:
+      idx_BL = self.data.tokens(frozen, batch)
+      x_BLCv = teacher_forcing_input(
+        star_config, tokenizer.vqvae, frozen["tokenizer"], idx_BL
+      )
     given = given_of(batch)
     drop_key, path_key, tail_key = jax.random.split(key, 3)
     kept, lengths, newest = None, schedule.lengths, 1.0
@@ -141,6 +154,7 @@ class TransformerTask:
       x_BLC,
       idx_BL,
       self.config.loss_tokens,
+      head_losses(star_config),
     )
     loss, metrics = mean_loss(
       *losses,
@@ -149,6 +163,9 @@ class TransformerTask:
       self.config.scale_weights if train else (),
       newest,
     )
+    if star_config.head == "bits":
+      # Trained on the mean over bits; the metrics are nats of a token.
+      loss /= star_config.num_logits
     if stage is not None:
       metrics |= {"finest_scale": jnp.asarray(stage), "newest_weight": newest}
     return loss, (metrics, extra)
