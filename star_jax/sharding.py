@@ -46,6 +46,10 @@ RULES: tuple[tuple[str, tuple], ...] = (
   (r"^activations/image_BHW3$", (BATCH, None, None, None)),
   # Text encoders.
   (r"^text/.*(kernel|embedding)$", (..., "fsdp?")),
+  # What is trained against the tokenizer, and frozen networks of pictures.
+  (r"(^|/)adversary/.*kernel$", (..., "fsdp?")),
+  (r"(^|/)adversary/", ()),
+  (r"^networks/", ()),
   # Transformer and refinement head.
   (r"blocks/attn/qkv$", (None, "fsdp", None, "tensor")),
   (r"blocks/attn/[qv]_bias$", (None, "tensor")),
