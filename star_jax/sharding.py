@@ -46,10 +46,12 @@ RULES: tuple[tuple[str, tuple], ...] = (
   (r"^activations/image_BHW3$", (BATCH, None, None, None)),
   # Text encoders.
   (r"^text/.*(kernel|embedding)$", (..., "fsdp?")),
-  # What is trained against the tokenizer, and frozen networks of pictures.
-  (r"(^|/)adversary/.*kernel$", (..., "fsdp?")),
-  (r"(^|/)adversary/", ()),
+  # Frozen networks of losses, and discriminators: by the outputs.
+  (r"(^|/)(vgg16|efficientnet|dino)/(.*/)?kernel$", (..., "fsdp?")),
+  (r"(^|/)dino/(cls_token|pos_embed)$", ()),
   (r"^networks/", ()),
+  (r"(^|/)(discriminator|adversary)/(.*/)?kernel$", (..., "fsdp?")),
+  (r"(^|/)adversary/", ()),
   # Transformer and refinement head.
   (r"blocks/attn/qkv$", (None, "fsdp", None, "tensor")),
   (r"blocks/attn/[qv]_bias$", (None, "tensor")),

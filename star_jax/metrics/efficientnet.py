@@ -84,8 +84,19 @@ def params_from_state(state: Mapping[str, np.ndarray]) -> dict:
   """Our parameters from the PyTorch state dict.
 
   Raises:
-    ValueError: an entry is missing; the sentence names it.
+    ValueError: weights of another network; the sentence names what tells.
   """
+  # The larger ones and the ones that are not "lite" have entries of the same
+  # names and shapes besides.
+  if others := sorted(
+    key
+    for key in state
+    if "._se_" in key or key.startswith(f"_blocks.{len(_blocks())}.")
+  ):
+    raise ValueError(
+      f"The file is a checkpoint of another network than EfficientNet-lite0: it"
+      f" has {others[0]!r}."
+    )
   try:
     blocks = []
     for i, (_, _, expanded) in enumerate(_blocks()):
@@ -150,6 +161,34 @@ def _relu6(x):
   return jnp.clip(x, 0, 6)
 
 
+def block_outputs(params: Mapping, image_BHW3) -> list:
+  """What comes out of each block, finest first.
+
+  Args:
+    params: from `params_from_state`; blocks after those at hand are left out.
+    image_BHW3: float32 in [0, 255].
+
+  Returns:
+    float32 [B, h, w, C] of every block.
+  """
+  x = (image_BHW3 - 127.0) / 128.0
+  x = jax.lax.conv_general_dilated(
+    x,
+    params["stem"]["kernel"],
+    (2, 2),
+    "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  x, outputs = _relu6(x + params["stem"]["bias"]), []
+  for block, (_, stride, expanded) in zip(params["blocks"], _blocks()):
+    y = _relu6(_pointwise(x, block["expand"])) if expanded else x
+    y = _relu6(_depthwise(y, block["depthwise"], stride))
+    y = _pointwise(y, block["project"])
+    x = x + y if stride == 1 and x.shape[-1] == y.shape[-1] else y
+    outputs.append(x)
+  return outputs
+
+
 def apply_features(params: Mapping, image_BHW3):
   """Pooled features before the classifier.
 
@@ -160,20 +199,7 @@ def apply_features(params: Mapping, image_BHW3):
   Returns:
     float32 [B, 1280].
   """
-  x = (image_BHW3 - 127.0) / 128.0
-  x = jax.lax.conv_general_dilated(
-    x,
-    params["stem"]["kernel"],
-    (2, 2),
-    "SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
-  x = _relu6(x + params["stem"]["bias"])
-  for block, (_, stride, expanded) in zip(params["blocks"], _blocks()):
-    y = _relu6(_pointwise(x, block["expand"])) if expanded else x
-    y = _relu6(_depthwise(y, block["depthwise"], stride))
-    y = _pointwise(y, block["project"])
-    x = x + y if stride == 1 and x.shape[-1] == y.shape[-1] else y
+  x = block_outputs(params, image_BHW3)[-1]
   return _relu6(_pointwise(x, params["head"])).mean((1, 2))
 
 

@@ -80,6 +80,14 @@ def test_missing_entry_is_named():
     efficientnet.params_from_state({})
 
 
+@pytest.mark.parametrize(
+  "key", ["_blocks.0._se_reduce.weight", "_blocks.16._bn0.bias"]
+)
+def test_relatives_of_the_network_are_refused(key):
+  with pytest.raises(ValueError, match=f"another network.*it has '{key}'"):
+    efficientnet.params_from_state({key: np.zeros(1)})
+
+
 def test_batches_of_any_length_agree(network):
   image = _stack(_drawings(11))
   whole = network(image)
