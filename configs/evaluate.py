@@ -29,7 +29,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.sampling = ConfigDict()
 
   c.tokenizer = ConfigDict()
+  # Held-out icons, "art", or a name of config.data such as "folder".
+  c.tokenizer.data = "art"
   c.tokenizer.num_scale_pictures = 100
+  # Networks that measure, see star_jax/metrics/judges.py; (): all that may.
+  c.tokenizer.judges = ()
 
   c.precision = ConfigDict(dict(n=64, dtype="bfloat16"))
 

@@ -3,9 +3,10 @@
   python launch/sweep.py --config=configs/ablations.py --out=runs/ablations
   python launch/sweep.py --config=configs/ablations.py --plan
   python launch/sweep.py --config=configs/ablations.py:runlocal --out=/tmp/arms
+  python launch/sweep.py --config=configs/tokenizer_arms.py --out=runs/arms
 
 A sweep that was stopped goes on with the same command; what is finished is
-kept. OUT/tables.md and OUT/ablations.png are written anew after every arm.
+kept. OUT/tables.md (and OUT/ablations.png) are written anew after every arm.
 """
 
 from __future__ import annotations
@@ -33,14 +34,28 @@ def main(argv):
   if _CONFIG.value is None or not (_OUT.value or _PLAN.value):
     raise ValueError("--config and --out are needed; --plan needs no --out.")
   config = _CONFIG.value.lock()
+  logging.set_verbosity(logging.WARNING)
+  if config.kind == "tokenizers":
+    return _tokenizers(config)
   from star_jax.sweep import plan
   from star_jax.sweep.run import run_sweep
 
-  logging.set_verbosity(logging.WARNING)
   if _PLAN.value:
     print(plan.describe(plan.plan_arms(config, _ARMS.value), config))
     return None
   results = run_sweep(config, _OUT.value, _ARMS.value)
+  print(f"Tables: {Path(_OUT.value) / 'tables.md'}")
+  return 1 if results["stopped"] else None
+
+
+def _tokenizers(config):
+  from star_jax.sweep import tokenizer_arms
+
+  if _PLAN.value:
+    arms = tokenizer_arms.plan_arms(config, _ARMS.value)
+    print(tokenizer_arms.describe(arms))
+    return None
+  results = tokenizer_arms.run_arms(config, _OUT.value, _ARMS.value)
   print(f"Tables: {Path(_OUT.value) / 'tables.md'}")
   return 1 if results["stopped"] else None
 
