@@ -21,7 +21,8 @@ from star_jax.train.state import TrainState
 PyTree = Any
 # The exported model, inside the workdir.
 BUNDLE = "bundle"
-# In the notes of a bundle: networks that its tokenizer was trained against.
+# In the notes of a bundle and in checkpoints of tokenizers: networks that the
+# tokenizer was trained against.
 TRAINED_AGAINST = "trained_against"
 Batch = dict[str, np.ndarray]
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]

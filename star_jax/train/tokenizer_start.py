@@ -11,6 +11,7 @@ from star_jax.bundle import load_bundle
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.growth import PHI_WAYS, grow_tokenizer
 from star_jax.train.checkpoint import find_run, read_params
+from star_jax.train.task import TRAINED_AGAINST
 
 # What may differ: how it is trained and computed, not what it is.
 FREE = ("beta", "dropout", "dtype", "rate_weight", "vq_loss_reduction")
@@ -54,6 +55,22 @@ def inherit_tokenizer(
   elif RATES not in quantizer:
     quantizer[RATES] = fresh["quantizer"][RATES]
   return {**params, "quantizer": quantizer}
+
+
+def trained_against(run: str) -> list[str]:
+  """Networks in the losses that a tokenizer has met, its ancestors' included.
+
+  Args:
+    run: see `inherit_tokenizer`; "": none.
+
+  Raises:
+    ValueError: nothing there.
+  """
+  if not run:
+    return []
+  if (Path(run) / "bundle.json").is_file():
+    return list(load_bundle(run).notes.get(TRAINED_AGAINST, ()))
+  return find_run(run)[1].get(TRAINED_AGAINST, [])
 
 
 def _trained(run: str) -> tuple[VQVAEConfig, Mapping[str, Any]]:

@@ -53,6 +53,7 @@ from star_jax.train.task import (
   MappedBatches,
 )
 from star_jax.train.tokenizer_objective import LECAM, Objective
+from star_jax.train.tokenizer_start import trained_against
 
 PyTree = Any
 LAST_LAYER = "conv_out"
@@ -68,6 +69,9 @@ class TokenizerTask:
     batches_lib.check_size(config, self.vqvae_config)
     self.objective = Objective(config)
     self.frozen = self.objective.frozen
+    self._judges = sorted(
+      {*self.objective.judges, *trained_against(config.init_from)}
+    )
     self._starts = trained_parts(config)
     self._check_parts()
     self.maintain_every = math.gcd(
@@ -118,6 +122,8 @@ class TokenizerTask:
     out = {"stage": "tokenizer", "tokenizer": self.vqvae_config.to_dict()}
     if self._starts:
       out["train_only"] = self.config.train_only
+    if self._judges:
+      out[TRAINED_AGAINST] = self._judges
     if self.objective.discriminator is not None:
       config = self.objective.discriminator.config
       out["discriminator"] = dataclasses.asdict(config)
@@ -325,7 +331,7 @@ class TokenizerTask:
       notes={
         "steps": int(state.step),
         "data": self.config.data,
-        TRAINED_AGAINST: self.objective.judges,
+        TRAINED_AGAINST: self._judges,
       },
       storage="float32",
     )
