@@ -105,6 +105,7 @@ TABLES = (
 def get_config(arg: str | None = None) -> ConfigDict:
   runlocal = common.parse_arg(arg)
   c = ConfigDict()
+  c.kind = "transformers"
   c.training = training()
   c.arms = tuple(
     dict(name=name, title=title, model=dict(changes), tokenizer=tokenizer)

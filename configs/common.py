@@ -68,6 +68,11 @@ def training(stage: str) -> ConfigDict:
   c.optimizer = optimizer()
   c.data = "mixture"
   c.data_options = data.options()
+  # Metrics of the log that are cried out when their mean since the last row
+  # leaves (least, most).
+  c.alarms = ConfigDict()
+  if stage == "tokenizer":
+    c.update(tokenizer_objective())
   if stage == "transformer":
     c.progressive = progressive()
     c.token_drop = token_drop()
@@ -85,6 +90,87 @@ def training(stage: str) -> ConfigDict:
   # Of the exported weights.
   c.licence = "CC BY-SA 4.0; the art they were trained on is listed in NOTICE."
   return c
+
+
+def tokenizer_objective() -> ConfigDict:
+  """What the image tokenizer is trained for; see train/tokenizer_task.py."""
+  c = ConfigDict()
+  # What is trained: "all", "decoder" (no token changes) or "quantizer"; the
+  # rest stays as config.init_from has it.
+  c.train_only = "all"
+  # Weights of the parts. What has the weight 0 is not computed.
+  c.loss = ConfigDict(
+    dict(
+      l1=0.5,
+      l2=1.0,
+      vq=1.0,
+      perceptual=0.0,
+      adversarial=0.0,
+      entropy=0.0,
+    )
+  )
+  c.perceptual = perceptual()
+  c.adversary = adversary()
+  # A collapse of the codebook; a game that one side has won (the hinge loss is
+  # 1 for a discriminator that knows nothing, 0 for one that nothing fools).
+  c.alarms = ConfigDict(
+    dict(codebook_used=(0.1, 1.0), discriminator_loss=(0.02, 0.995))
+  )
+  return c
+
+
+def perceptual() -> ConfigDict:
+  """See star_jax/perceptual/distance.py."""
+  return ConfigDict(
+    dict(distance="vgg16-hed", trunk_path="", heads_path="", taps=5)
+  )
+
+
+def adversary() -> ConfigDict:
+  """The discriminator and how it is trained."""
+  a = ConfigDict()
+  # See star_jax/adversarial/discriminator.py.
+  a.discriminator = ConfigDict(
+    dict(
+      kind="patch",  # or "efficientnet", "dino": heads on frozen features
+      channels=64,
+      layers=3,
+      norm="",
+      groups=32,
+      taps=(),
+      input_size=0,
+      weights_path="",
+    )
+  )
+  a.loss = "hinge"  # or "nonsaturating"
+  # Step that it comes in at, and in how many more it counts fully for the
+  # tokenizer. Before, nothing of it is computed.
+  a.start = 1000
+  a.ramp = 500
+  # Weight by the gradients of the last layer of the decoder, as in VQGAN.
+  a.adaptive = True
+  a.most_adaptive = 1e4
+  a.adaptive_eps = 1e-4
+  a.lecam = 0.0  # weight of the LeCam regularisation
+  a.lecam_decay = 0.99
+  a.r1 = 0.0  # weight of the gradient penalty, in every step
+  # See star_jax/adversarial/augment.py; all 0: none.
+  a.augment = ConfigDict(
+    dict(
+      brightness=1.0,
+      saturation=1.0,
+      contrast=1.0,
+      translation=0.125,
+      cutout=0.5,
+      probability=1.0,
+    )
+  )
+  a.optimizer = optimizer()
+  a.optimizer.beta1 = 0.5
+  a.optimizer.beta2 = 0.9
+  a.optimizer.weight_decay = 0.0
+  a.optimizer.weight_decay_end = 0.0
+  return a
 
 
 def mesh() -> ConfigDict:
@@ -161,4 +247,7 @@ def shorten(c: ConfigDict) -> ConfigDict:
   c.sample_every = 20
   c.checkpoint_every = 10
   c.optimizer.warmup_steps = 5
+  if c.stage == "tokenizer":
+    c.adversary.start, c.adversary.ramp = 8, 4
+    c.adversary.optimizer.warmup_steps = 5
   return c

@@ -47,7 +47,8 @@ def options() -> ConfigDict:
       tidy=1.0,  # share of scenes with fixed places for their objects
     )
   )
-  o.folder = pictures()
+  # captions: whether there are any; a tokenizer does without.
+  o.folder = pictures(captions=True)
   # A file, a folder or a pattern such as "data/*.tar" is the path of these.
   o.webdataset = pictures(caption="caption")  # field of .json members
   o.parquet = pictures(

@@ -34,7 +34,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.aesthetic = ""  # file of the aesthetic head on CLIP-L
 
   c.tokenizer = ConfigDict()
+  # Held-out icons, "art", or a name of config.data such as "folder".
+  c.tokenizer.data = "art"
   c.tokenizer.num_scale_pictures = 100
+  # Networks that measure, see star_jax/metrics/judges.py; (): all that may.
+  c.tokenizer.judges = ()
 
   c.precision = ConfigDict(dict(n=64, dtype="bfloat16"))
 

@@ -23,6 +23,7 @@ from configs.data import options
 def get_config(arg: str | None = None) -> ConfigDict:
   runlocal = common.parse_arg(arg)
   c = ConfigDict()
+  c.kind = "scaling"
   c.training = training()
   c.tokenizer = tokenizer()
   c.sizes = (2, 3, 4, 5, 6, 8)  # depths; the largest is held out of the fits

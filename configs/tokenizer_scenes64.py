@@ -31,7 +31,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.optimizer.ema_decay = 0.999
   c.data_options.mixture = ConfigDict(dict(icons=0.6, scenes=0.4))
   c.tokenizer = tokenizer()
-  c.loss = ConfigDict(dict(l1=0.5, l2=1.0, vq=1.0))
   c.codebook = codebook()
   if runlocal:
     common.shorten(c)
@@ -87,5 +86,7 @@ def codebook() -> ConfigDict:
       revive_until=0.7,  # share of the run
       rate_every=50,  # steps between two looks at how common codes are
       rate_from=0.7,  # share of the run without them
+      # Of config.loss.entropy, in units of the mean squared distance.
+      entropy_temperature=0.01,
     )
   )

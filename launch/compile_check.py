@@ -4,6 +4,8 @@
     --target=v5e:16x16 --config.mesh.fsdp=64 --config.mesh.sequence=4
   python launch/compile_check.py --what=sample --target=a100 --batch=1,4,8,max
   python launch/compile_check.py --what=layer --target=v5e
+  python launch/compile_check.py --config=configs/tokenizer_256.py \
+    --target=v5e:4x4 --config.mesh.fsdp=4
 
 Nothing is run and no weight is drawn. TPU programs need the package libtpu,
 GPU programs jax-cuda13-plugin and jax-cuda13-pjrt (pip install --no-deps, the
@@ -86,6 +88,8 @@ def main(argv):
   from star_jax.convert.preset import read_preset
 
   config = _CONFIG.value
+  if config.stage == "tokenizer":
+    return 0 if _tokenizer(config) else 1
   own = config.model.to_dict()
   name = _PRESET.value or next(
     (n for n, model in PRESETS.items() if ConfigDict(model).to_dict() == own),
@@ -130,6 +134,25 @@ def main(argv):
       decoder_dtype=_DECODER_DTYPE.value,
     )
   return 0 if within else 1
+
+
+def _tokenizer(config) -> bool:
+  """A training step of stage 1, which has neither sampler nor layers."""
+  if _WHAT.value != "train" or _PRESET.value:
+    raise ValueError(
+      "Of a tokenizer's config the training step alone is compiled: leave"
+      " --what and --preset out."
+    )
+  from star_jax.compile_check import commands
+
+  request = commands.Request.of(
+    _TARGET.value,
+    _BATCH.value or [str(config.batch_size)],
+    Path(flags.FLAGS["config"].config_filename).stem,
+    config.mesh,
+    _OUT.value,
+  )
+  return commands.check_tokenizer(request, config)
 
 
 if __name__ == "__main__":

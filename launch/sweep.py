@@ -4,12 +4,13 @@
   python launch/sweep.py --config=configs/scaling_law.py --out=runs/scaling
   python launch/sweep.py --config=configs/scaling_law.py --plan
   python launch/sweep.py --config=configs/ablations.py:runlocal --out=/tmp/arms
+  python launch/sweep.py --config=configs/tokenizer_arms.py --out=runs/arms
 
 A sweep that was stopped goes on with the same command; what is finished is
-kept. Of ablations, OUT/tables.md and OUT/ablations.png are written anew after
-every arm; of a scaling law OUT/results.json is, for launch/fit_scaling.py.
-The jobs of a scaling law are independent once --prepare has run: --only=3 runs
-one of them, launch/slurm_sweep.sh all as a job array.
+kept. OUT/tables.md (and OUT/ablations.png) are written anew after every arm; of
+a scaling law OUT/results.json is, for launch/fit_scaling.py. The jobs of a
+scaling law are independent once --prepare has run: --only=3 runs one of them,
+launch/slurm_sweep.sh all as a job array.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ def main(argv):
     raise ValueError("--config and --out are needed; --plan needs no --out.")
   config = _CONFIG.value.lock()
   logging.set_verbosity(logging.WARNING)
-  return (_scaling if "sizes" in config else _ablations)(config)
-
-
-def _ablations(config):
+  if config.kind == "scaling":
+    return _scaling(config)
   if _ONLY.value is not None or _PREPARE.value:
     raise ValueError(
-      "An ablation has --arms; --only and --prepare are of jobs."
+      "A sweep of arms has --arms; --only and --prepare are of jobs."
     )
+  if config.kind == "tokenizers":
+    return _tokenizers(config)
   from star_jax.sweep import plan
   from star_jax.sweep.run import run_sweep
 
@@ -76,6 +77,18 @@ def _scaling(config):
     config, _OUT.value, only=_ONLY.value, prepare_only=_PREPARE.value
   )
   print(f"{len(results['points'])} points: {Path(_OUT.value) / RESULTS}")
+  return 1 if results["stopped"] else None
+
+
+def _tokenizers(config):
+  from star_jax.sweep import tokenizer_arms
+
+  if _PLAN.value:
+    arms = tokenizer_arms.plan_arms(config, _ARMS.value)
+    print(tokenizer_arms.describe(arms))
+    return None
+  results = tokenizer_arms.run_arms(config, _OUT.value, _ARMS.value)
+  print(f"Tables: {Path(_OUT.value) / 'tables.md'}")
   return 1 if results["stopped"] else None
 
 

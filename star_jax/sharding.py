@@ -49,7 +49,9 @@ RULES: tuple[tuple[str, tuple], ...] = (
   # Frozen networks of losses, and discriminators: by the outputs.
   (r"(^|/)(vgg16|efficientnet|dino)/(.*/)?kernel$", (..., "fsdp?")),
   (r"(^|/)dino/(cls_token|pos_embed)$", ()),
-  (r"(^|/)discriminator/(.*/)?kernel$", (..., "fsdp?")),
+  (r"^networks/", ()),
+  (r"(^|/)(discriminator|adversary)/(.*/)?kernel$", (..., "fsdp?")),
+  (r"(^|/)adversary/", ()),
   # Transformer and refinement head.
   (r"blocks/attn/qkv$", (None, "fsdp", None, "tensor")),
   (r"blocks/attn/[qv]_bias$", (None, "tensor")),

@@ -292,6 +292,38 @@ def check_training(request: Request, config: ConfigDict) -> bool:
   return report.attention_within_limit(star, pictures, memory) and within
 
 
+def check_tokenizer(request: Request, config: ConfigDict) -> bool:
+  """Memory of a training step of the image tokenizer, its discriminator and
+  the networks of its losses among it.
+
+  Args:
+    request: devices and batches.
+    config: of a run of the stage "tokenizer"; its batch size and data are
+      replaced.
+
+  Returns:
+    Whether anything was compiled.
+  """
+  config = config.copy_and_resolve_references()
+  config.data = "synthetic"
+
+  def make(batch: int) -> programs.Program:
+    config.batch_size = batch
+    return programs.training_program(config, request.mesh)
+
+  parts = [name for name, weight in config.loss.items() if weight]
+  report.print_head(
+    request.target,
+    f"A training step of {request.model}{request.where}: losses"
+    f" {', '.join(parts)}, layers in {config.tokenizer.dtype}",
+    step_options(request.mesh),
+  )
+  found = request.print_memory("training", make)
+  for batch, (program, _) in found.items():
+    print(f"\nBatch {batch}: {program.flops / 1e12:.2f} TFLOP a step.")
+  return bool(found)
+
+
 def check_layer(
   request: Request, model: Mapping[str, Any], text_tokens: int
 ) -> bool:

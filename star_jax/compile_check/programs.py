@@ -38,10 +38,10 @@ from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.flops import TracedProduct, traced_products
-from star_jax.train.optimizer import build_optimizer
+from star_jax.train.loop import build_task
+from star_jax.train.optimizer import run_optimizer
 from star_jax.train.state import create_state
 from star_jax.train.step import split_average, train_step
-from star_jax.train.transformer_task import TransformerTask
 
 PyTree = Any
 
@@ -156,21 +156,23 @@ def sampler_program(
 
 
 def training_program(config, mesh: Mesh | None = None) -> Program:
-  """One training step of stage 2, all scales, as `train.loop` runs it.
+  """One training step with all its parts, as `train.loop` runs it.
 
   Args:
-    config: of a run of the stage "transformer" with data = "synthetic", whose
-      batches have the shapes of a token cache.
+    config: of a run with data = "synthetic", whose batches have the shapes of
+      any other. Of a tokenizer the step is one with its discriminator, if it
+      has one.
     mesh: of the devices; None: the one at hand.
 
   Raises:
     ValueError: the mesh does not divide the batch, the heads or an array.
   """
-  task = TransformerTask(config)
+  task = build_task(config)
   if mesh is not None:
     sharding.check_batch(mesh, config.batch_size)
-    sharding.check_heads(mesh, task.star_config.num_heads)
-  optimizer = build_optimizer(config.optimizer, config.num_steps)
+    if config.stage == "transformer":
+      sharding.check_heads(mesh, task.star_config.num_heads)
+  optimizer = run_optimizer(config, task.width_ratio)
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(lambda k: create_state(task, optimizer, k), key)
   state, _ = split_average(state, optimizer)

@@ -23,6 +23,7 @@ class FolderListing:
     path: the folder, searched recursively.
     classes: the caption of a picture is the name of the folder that it lies
       in; there are no caption files.
+    captions: False: pictures alone, for a tokenizer; captions are empty.
 
   Raises:
     ValueError: no such folder, or no pictures.
@@ -30,12 +31,15 @@ class FolderListing:
 
   kind = "folder"
 
-  def __init__(self, path: str | Path, *, classes: bool = False):
+  def __init__(
+    self, path: str | Path, *, classes: bool = False, captions: bool = True
+  ):
     if not str(path):
       raise ValueError(
         "No folder of pictures was given; set config.data_options.folder.path."
       )
     self._folder, self._classes = Path(path), classes
+    self._captioned = captions
     self.where = str(path)
     if not self._folder.is_dir():
       raise ValueError(f"There is no folder {self.where!r}.")
@@ -60,6 +64,8 @@ class FolderListing:
 
   def captions(self, number: int) -> tuple[str, ...]:
     path = self.picture(number)
+    if not self._captioned:
+      return ("",)
     if not self._classes:
       return read_captions(_caption_file(path))
     if path.parent == self._folder:

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from star_jax.bundle import Bundle
-from star_jax.metrics import report
+from star_jax.metrics import judges, report
 from star_jax.metrics.context import Context
 
 # In the order in which "all" runs them: quick ones first.
@@ -69,6 +69,11 @@ def evaluate(
     ctx.need_star()
   results = {}
   for part in parts:
+    if why := judges.refusal(part, bundle.notes):
+      if what != "all":
+        raise ValueError(why)
+      print_line(f"\n{part}: left out. {why}")
+      continue
     protocol = protocol_of(part, ctx)
     path = ctx.folder / f"{part}.json"
     old = report.read_json(path)

@@ -101,7 +101,7 @@ def _entropy(counts_V: np.ndarray) -> float:
   return -np.sum(share_V * np.log(np.maximum(share_V, 1e-30)))
 
 
-def _padded_batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+def padded_batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
   """Index arrays of one fixed length (the last repeats 0) and their count."""
   for start in range(0, n, size):
     index = np.zeros(size, np.int64)
@@ -125,7 +125,7 @@ def reconstruct(vqvae: VQVAE, params, batch_size: int) -> Callable:
 
   def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     images, tokens = [], []
-    for index, valid in _padded_batches(len(image), batch_size):
+    for index, valid in padded_batches(len(image), batch_size):
       y, idx = step(params, image[index])
       images.append(np.asarray(y)[:valid])
       tokens.append(np.asarray(idx)[:valid])
@@ -224,7 +224,7 @@ def _per_scale_mse(vqvae, params, pictures, n, batch_size) -> np.ndarray:
     )
 
   out = []
-  for index, valid in _padded_batches(n, min(batch_size, max(n, 1))):
+  for index, valid in padded_batches(n, min(batch_size, max(n, 1))):
     mse_KB = step(params, pictures.image[index], pictures.alpha[index])
     out.append(np.asarray(mse_KB)[:, :valid])
   if not out:

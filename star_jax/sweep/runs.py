@@ -55,7 +55,7 @@ class Sweep:
       Stopped: a signal came.
     """
     for name, config in self.config.tokenizers.items():
-      _train(config, self.tokenizer(name))
+      train_run(config, self.tokenizer(name))
       for split in ("train", "heldout"):
         manifest = read_json(self.tokens(name) / split / MANIFEST)
         if manifest is None or not manifest["complete"]:
@@ -100,11 +100,11 @@ class Sweep:
     config.num_steps = config.eval_every = steps
     config.seed = seed
     config.optimizer.learning_rate = rate
-    _train(config, workdir)
+    train_run(config, workdir)
     return heldout_loss(workdir)
 
 
-def _train(config: ConfigDict, workdir: Path) -> None:
+def train_run(config: ConfigDict, workdir: Path) -> None:
   """Trains unless the run is finished."""
   if (workdir / BUNDLE).exists():
     return

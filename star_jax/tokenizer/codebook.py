@@ -24,7 +24,7 @@ from star_jax.reductions import argmin_last
 from star_jax.tokenizer import resize
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.quantizer import Quantizer
-from star_jax.tokenizer.scale_quantizers import HIGHEST
+from star_jax.tokenizer.scale_quantizers import HIGHEST, NORMALIZE_EPS
 
 # Noise on copied vectors, relative to their spread, so that no two codes are
 # equal (the first of two equal codes would take every hit).
@@ -149,7 +149,7 @@ def init_codebook_from_features(
     wanted = int(ends[k]) - codes_VCv.shape[0]
     fresh = draw_candidates(z_NCv, wanted, jax.random.fold_in(key, k))
     for _ in range(iterations):
-      fresh = _lloyd(fresh, z_NCv)
+      fresh = _lloyd(fresh, z_NCv, config.using_znorm)
     codes_VCv = jnp.concatenate([codes_VCv, fresh])
     # Not yet drawn entries repeat drawn ones, so that they change nothing.
     filled = jnp.resize(codes_VCv, (config.vocab_size, config.code_dim))
@@ -211,9 +211,48 @@ def draw_candidates(
   return drawn + JITTER * jnp.std(candidates_NCv) * noise
 
 
-def _lloyd(codes_VCv: jax.Array, z_NCv: jax.Array) -> jax.Array:
+def entropy_loss(
+  z_NCv: jax.Array, codes_VCv: jax.Array, temperature: float, cosine: bool
+) -> jax.Array:
+  """Low where each vector is sure of its code and all codes are used alike
+  (MaskGIT's tokenizer, arXiv 2202.04200; MAGVIT-v2, 2310.05737, section 3.1).
+
+  Vectors choose softly, by the softmax of minus the squared distance over
+  `temperature`; the loss is the mean entropy of the choices less the entropy
+  of the mean choice, in nats.
+
+  Args:
+    z_NCv: what is looked up; without a gradient.
+    codes_VCv: codebook, which the gradient goes to.
+    temperature: in units of the mean squared distance between the two.
+    cosine: of unit vectors, as `using_znorm` compares.
+  """
+  if cosine:
+    z_NCv, codes_VCv = _unit(z_NCv), _unit(codes_VCv)
+  distance_NV = (
+    jnp.sum(jnp.square(z_NCv), axis=-1, keepdims=True)
+    + jnp.sum(jnp.square(codes_VCv), axis=-1)
+    - 2 * jnp.einsum("nc,vc->nv", z_NCv, codes_VCv, precision=HIGHEST)
+  )
+  unit = jax.lax.stop_gradient(jnp.mean(distance_NV))
+  log_p_NV = jax.nn.log_softmax(-distance_NV / (temperature * unit + 1e-12))
+  p_NV = jnp.exp(log_p_NV)
+  sure = -jnp.mean(jnp.sum(p_NV * log_p_NV, axis=-1))
+  mean_V = jnp.mean(p_NV, axis=0)
+  even = -jnp.sum(mean_V * jnp.log(jnp.maximum(mean_V, 1e-12)))
+  return sure - even
+
+
+def _lloyd(codes_VCv: jax.Array, z_NCv: jax.Array, cosine: bool) -> jax.Array:
   """Each code becomes the mean of the vectors that are nearest to it."""
-  nearest_N = _in_parts(lambda z_NCv: _nearest(codes_VCv, z_NCv), z_NCv)
+
+  def nearest(z_NCv):
+    if cosine:
+      # Codes of one direction would share the hits of a single one.
+      return _nearest(_unit(codes_VCv), _unit(z_NCv))
+    return _nearest(codes_VCv, z_NCv)
+
+  nearest_N = _in_parts(nearest, z_NCv)
   count_V = jnp.zeros(len(codes_VCv)).at[nearest_N].add(1.0)
   total_VCv = jnp.zeros_like(codes_VCv).at[nearest_N].add(z_NCv)
   mean_VCv = total_VCv / jnp.maximum(count_V, 1.0)[:, None]
@@ -222,11 +261,17 @@ def _lloyd(codes_VCv: jax.Array, z_NCv: jax.Array) -> jax.Array:
 
 @jax.jit
 def _nearest(codes_VCv: jax.Array, z_NCv: jax.Array) -> jax.Array:
-  """int32 [N]. By distance, whatever the quantizer compares with."""
+  """int32 [N], by distance."""
   distance_NV = jnp.sum(jnp.square(codes_VCv), -1) - 2 * jnp.einsum(
     "nc,vc->nv", z_NCv, codes_VCv, precision=HIGHEST
   )
   return argmin_last(distance_NV)
+
+
+def _unit(x_NCv: jax.Array) -> jax.Array:
+  """Unit vectors; zeros stay zeros, with a gradient of zero."""
+  squared_N1 = jnp.sum(jnp.square(x_NCv), axis=-1, keepdims=True)
+  return x_NCv / jnp.sqrt(jnp.maximum(squared_N1, NORMALIZE_EPS**2))
 
 
 def _in_parts(function, z_NCv: jax.Array) -> jax.Array:

@@ -31,7 +31,13 @@ def data_config(config) -> ConfigDict:
 
 def check_size(config, tokenizer: VQVAEConfig) -> None:
   """ValueError unless the pictures have the size that the tokenizer takes."""
-  size = tuple(config.data_options.size)
+  size, step = tuple(config.data_options.size), tokenizer.downsample
+  if any(side % step for side in size):
+    raise ValueError(
+      f"config.data_options.size = {size} is not a multiple of {step}, the"
+      " pixels a side that this tokenizer makes one position of; with its last"
+      f" grid {tokenizer.schedule.final_grid} it takes {tokenizer.image_size}."
+    )
   if size != tokenizer.image_size:
     raise ValueError(
       f"The tokenizer takes pictures of {tokenizer.image_size} pixels (its"
@@ -72,6 +78,28 @@ def eval_batches(
   )
   for _ in range(count):
     yield next(batches)
+
+
+def heldout_pictures(
+  options: ConfigDict, data: str, size: tuple[int, int], count: int, seed: int
+) -> np.ndarray:
+  """uint8 [N, H, W, 3] of the held-out split, each once.
+
+  Args:
+    options: see configs/data.py; its size is not looked at.
+    data: name of the source.
+    size: (H, W).
+    count: how many at most.
+    seed: of their order.
+  """
+  options = ConfigDict(options.to_dict())
+  options.source, options.size = data, size
+  sources = pipeline.build_sources(options, HELDOUT)
+  count = min(count, sum(len(s.source) for s in sources.values()))
+  batches = pipeline.build_dataset(
+    options, HELDOUT, count, seed, sources=sources
+  )
+  return next(batches)["image"]
 
 
 def to_unit(image: np.ndarray | jax.Array):

@@ -11,6 +11,7 @@ number is whole.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -117,7 +118,7 @@ class Checkpointer:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
+          state=ocp.args.StandardSave(_stored(state)),
           data=ocp.args.JsonSave(data),
           identity=ocp.args.JsonSave(self.identity),
         ),
@@ -181,18 +182,34 @@ class Checkpointer:
         self._set_aside(step, error)
         continue
       check_identity(self.directory / str(step), saved.identity, self.identity)
+      if abstract_state.adversary is not None:
+        self._check_adversary(step)
       try:
         restored = self._manager.restore(
           step,
           args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state)
+            state=ocp.args.StandardRestore(_stored(abstract_state))
           ),
         )
       except Exception as error:
         self._set_aside(step, error)
         continue
-      return restored.state, saved.data
+      return TrainState(**restored.state), saved.data
     return None
+
+  def _check_adversary(self, step: int) -> None:
+    """ValueError where the moments of the adversary are missing."""
+    path = self.directory / str(step)
+    try:
+      saved = _saved_tree(path).get("adversary") or {}
+    except Exception:
+      return  # A damaged checkpoint is for the restore to find.
+    if saved.get("params") and not saved.get("opt_state"):
+      raise ValueError(
+        f"Checkpoint {path} holds a discriminator without its optimizer's"
+        " state, so that the run cannot go on as it was; config.init_from takes"
+        " the tokenizer into a new run with a fresh discriminator."
+      )
 
   def _set_aside(self, step: int, error: Exception) -> None:
     if jax.process_count() > 1:
@@ -290,6 +307,15 @@ def _complete_steps(directory: Path, without: int | None = None) -> list[int]:
   return sorted(int(name) for name in names if int(name) != without)
 
 
+def _stored(state: TrainState) -> dict[str, Any]:
+  """A state as it is written: without an adversary as before there were any,
+  so that checkpoints of that time are read, too."""
+  fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+  if state.adversary is None:
+    del fields["adversary"]
+  return fields
+
+
 def _read_metrics(checkpoint: Path) -> dict[str, float]:
   """The figures of a checkpoint; ValueError: they are damaged."""
   path = checkpoint / "metrics" / "metrics"
@@ -337,8 +363,8 @@ def read_params(path: Path, like: PyTree | None = None) -> PyTree:
     like: abstract parameters with shardings; every device then reads its part.
       None: numpy arrays.
   """
+  saved = _saved_tree(path)
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    saved = reader.metadata(path / "state").item_metadata.tree
     name = "ema_params" if saved.get("ema_params") else "params"
     if like is None:
       item = jax.tree.map(
@@ -354,6 +380,13 @@ def read_params(path: Path, like: PyTree | None = None) -> PyTree:
       ),
     )
   return found[name]
+
+
+def _saved_tree(path: Path) -> dict[str, Any]:
+  """What Orbax wrote down of the state of a checkpoint: descriptions in place
+  of arrays."""
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    return reader.metadata(path / "state").item_metadata.tree
 
 
 def load_params(

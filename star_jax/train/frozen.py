@@ -29,6 +29,7 @@ from star_jax.text.states import TextStates
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.batches import to_unit
+from star_jax.train.task import TRAINED_AGAINST
 
 SYNTHETIC = "synthetic"
 # What stands for the text encoder of a token cache of classes.
@@ -40,7 +41,8 @@ HASH_DIGITS = 16
 
 @dataclasses.dataclass(frozen=True)
 class FrozenTokenizer:
-  """A trained tokenizer; `hash` names what its tokens depend on.
+  """A trained tokenizer; `hash` names what its tokens depend on,
+  `trained_against` the networks in its losses.
 
   Two tokenizers with one hash give a picture the same tokens, and tokens the
   same meaning for the transformer; their decoders may differ.
@@ -49,6 +51,7 @@ class FrozenTokenizer:
   vqvae: VQVAE
   params: dict[str, Any]
   hash: str
+  trained_against: tuple[str, ...] = ()
 
   @property
   def config(self) -> VQVAEConfig:
@@ -60,7 +63,7 @@ class FrozenTokenizer:
     if config == self.config:
       return self
     hash_ = token_hash(config, self.params)
-    return FrozenTokenizer(VQVAE(config), self.params, hash_)
+    return dataclasses.replace(self, vqvae=VQVAE(config), hash=hash_)
 
   def encoder(self) -> Callable[[np.ndarray], jax.Array]:
     """uint8 [B, H, W, 3] -> tokens int32 [B, L], jitted."""
@@ -85,7 +88,12 @@ def load_tokenizer(path: str) -> FrozenTokenizer:
     )
   bundle = load_bundle(path)
   config, params = bundle.tokenizer_config, bundle.params["tokenizer"]
-  return FrozenTokenizer(VQVAE(config), params, token_hash(config, params))
+  return FrozenTokenizer(
+    VQVAE(config),
+    params,
+    token_hash(config, params),
+    tuple(bundle.notes.get(TRAINED_AGAINST, ())),
+  )
 
 
 def token_hash(config: VQVAEConfig, params: dict[str, Any]) -> str:

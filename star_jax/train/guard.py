@@ -14,6 +14,8 @@ import numpy as np
 # Metrics of every step: steps skipped so far, and in a row up to this one.
 SKIPPED = "skipped"
 SKIPPED_IN_A_ROW = "skipped_in_a_row"
+# Norm of the gradient of what is trained against the model.
+ADVERSARY_NORM = "adversary_grad_norm"
 
 
 class NonFiniteError(ValueError):
@@ -42,6 +44,8 @@ def check_skipped(
     return
   loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
   became = f"loss {loss}, gradient norm {norm}"
+  if ADVERSARY_NORM in metrics:
+    became += f", of the adversary {float(metrics[ADVERSARY_NORM])}"
   if in_a_row <= max_skipped:
     print(
       f"Step {step} is skipped ({became}): {in_a_row} in a row of at most"

@@ -35,7 +35,7 @@ from star_jax.train.global_arrays import (
   place_whole_batch,
 )
 from star_jax.train.logging import RunLog, SilentLog, format_seconds
-from star_jax.train.optimizer import build_optimizer
+from star_jax.train.optimizer import run_optimizer
 from star_jax.train.profile import Profiler
 from star_jax.train.start import COLLECTED, POSITION, start_run
 from star_jax.train.state import EVAL_STREAM, TRAIN_STREAM, TrainState
@@ -143,9 +143,7 @@ class _Run:
     sharding.check_batch(self.mesh, config.batch_size, config.accumulate)
     if how := task.check_mesh(self.mesh):
       print(how, flush=True)
-    self.optimizer = build_optimizer(
-      config.optimizer, config.num_steps, task.width_ratio
-    )
+    self.optimizer = run_optimizer(config, task.width_ratio)
     self.key = place_key(config.seed, TRAIN_STREAM, self.mesh)
     self.checkpointer = Checkpointer(
       workdir,

@@ -50,6 +50,12 @@ STACKED = ("blocks", "cross")
 NAMES = ("adamw", "muon")
 # Stacked matrices: axis 0 is the layer, 1 the input, -1 the output.
 MATRICES = ("kernel", "qkv", "kv")
+# Of a tokenizer; no token depends on its decoder.
+PARTS = {
+  "all": (),
+  "decoder": ("decoder", "post_quant_conv"),
+  "quantizer": ("quantizer",),
+}
 # Root mean square of an orthogonalised update, that of a typical Adam update,
 # so that both take the same learning rate (arXiv 2502.16982, section 2.2).
 UPDATE_RMS = 0.2
@@ -73,6 +79,7 @@ class Optimizer:
 
   ema_on_host: the average lies in the memory of the hosts, see
     `global_arrays.state_shardings`.
+  adversary: of what is trained against the model, None without.
   """
 
   tx: optax.GradientTransformation
@@ -80,6 +87,7 @@ class Optimizer:
   weight_decay: Schedule
   ema_decay: float
   ema_on_host: bool = False
+  adversary: Optimizer | None = None
 
 
 def learning_rate_schedule(
@@ -260,23 +268,44 @@ def muon_labels(params: PyTree) -> PyTree:
   )
 
 
-def kept_mask(params: PyTree, train_only: Sequence[str]) -> PyTree:
-  """False for paths that start with one of `train_only`, else True.
+def only(
+  tx: optax.GradientTransformation, starts: Sequence[str]
+) -> optax.GradientTransformation:
+  """`tx` for the parameters whose paths begin with one of `starts`; the others
+  stay as they are and have no moments.
 
   Raises:
-    ValueError: one of them is no parameter.
+    ValueError: in `init`, one of them is no parameter.
   """
+
+  def part(tree):
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    chosen = {p: x for p, x in flat.items() if p.startswith(tuple(starts))}
+    return traverse_util.unflatten_dict(chosen, sep="/")
+
+  def init(params):
+    _check_starts(params, starts)
+    return tx.init(part(params))
+
+  def update(updates, state, params):
+    changed, state = tx.update(part(updates), state, part(params))
+    changed = traverse_util.flatten_dict(changed, sep="/")
+    flat = traverse_util.flatten_dict(updates, sep="/")
+    out = {p: changed.get(p, jnp.zeros_like(x)) for p, x in flat.items()}
+    return traverse_util.unflatten_dict(out, sep="/"), state
+
+  return optax.GradientTransformation(init, update)
+
+
+def _check_starts(params: PyTree, starts: Sequence[str]) -> None:
   flat = traverse_util.flatten_dict(params, sep="/")
-  for start in train_only:
+  for start in starts:
     if not any(path.startswith(start) for path in flat):
       known = sorted({path.split("/")[0] for path in flat})
       raise ValueError(
         f"optimizer.train_only names {start!r}, but the parameters are"
         f" {', '.join(known)}."
       )
-  return traverse_util.unflatten_dict(
-    {path: not path.startswith(tuple(train_only)) for path in flat}, sep="/"
-  )
 
 
 def build_optimizer(
@@ -310,13 +339,7 @@ def build_optimizer(
     optax.scale_by_learning_rate(learning_rate),
   )
   if config.train_only:
-    # First, so that the clipped norm is that of the trained part; and last,
-    # since weight decay is added on the way.
-    keep = optax.masked(
-      optax.set_to_zero(),
-      lambda params: kept_mask(params, tuple(config.train_only)),
-    )
-    tx = optax.chain(keep, tx, keep)
+    tx = only(tx, tuple(config.train_only))
   return Optimizer(
     tx,
     learning_rate,
@@ -324,6 +347,44 @@ def build_optimizer(
     config.ema_decay,
     bool(config.ema_on_host),
   )
+
+
+def run_optimizer(config, width_ratio: float = 1.0) -> Optimizer:
+  """Of a run: its model's, and its adversary's where the objective has one.
+
+  `width_ratio`: see `build_optimizer`.
+
+  Raises:
+    ValueError: config.train_only names no part of a tokenizer.
+  """
+  if config.stage != "tokenizer":
+    return build_optimizer(config.optimizer, config.num_steps, width_ratio)
+  options = config.optimizer.copy_and_resolve_references()
+  options.train_only = (*options.train_only, *trained_parts(config))
+  adversary = None
+  if config.loss.adversarial:
+    adversary = build_optimizer(config.adversary.optimizer, config.num_steps)
+  return dataclasses.replace(
+    build_optimizer(options, config.num_steps), adversary=adversary
+  )
+
+
+def trained_parts(config) -> tuple[str, ...]:
+  """Beginnings of the paths that config.train_only of a tokenizer stands for;
+  (): all.
+
+  Raises:
+    ValueError: an unknown word.
+  """
+  if config.train_only not in PARTS:
+    raise ValueError(
+      f"config.train_only is one of {', '.join(PARTS)}, got"
+      f" {config.train_only!r}."
+    )
+  parts = PARTS[config.train_only]
+  if config.train_only == "decoder" and config.tokenizer.linear_path:
+    parts += ("linear_path/out",)
+  return parts
 
 
 def update_ema(ema: PyTree, params: PyTree, step, decay: float) -> PyTree:

@@ -19,6 +19,7 @@ from star_jax.chips import peak_flops
 from star_jax.sharding import path_name
 from star_jax.train import flops as flops_lib
 from star_jax.train.global_arrays import HOST_MEMORY
+from star_jax.train.state import of_players
 
 PyTree = Any
 
@@ -126,8 +127,9 @@ def compile_step(step_fn, state, frozen, batch, key, **static) -> CompiledStep:
   model_flops = 0
   if peak_flops(jax.devices()[0].device_kind):
     state, *rest = abstract
+    loss_fn = of_players(static["loss_fn"])
     model_flops = flops_lib.count_model_flops(
-      static["loss_fn"], state.params, state.extra, *rest, state.step
+      loss_fn, state.players, state.extra, *rest, state.step
     )
   memory = compiled.memory_analysis()
   return CompiledStep(

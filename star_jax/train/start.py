@@ -14,6 +14,7 @@ from star_jax.train.grow import load_grown
 from star_jax.train.optimizer import Optimizer
 from star_jax.train.state import TrainState, create_state, init_state
 from star_jax.train.task import BatchIterator, Task
+from star_jax.train.tokenizer_start import inherit_tokenizer
 
 # In a checkpoint beside the state: of the data, and of steps not yet logged.
 POSITION = "position"
@@ -41,7 +42,8 @@ def start_run(
 
   1. The newest complete checkpoint in workdir: state and data position.
   2. The parameters of the run in config.init_from; step 0, fresh optimizer.
-     With config.grow that run may have fewer scales.
+     With config.grow that run may have fewer scales. A tokenizer's may be a
+     bundle.
   3. Parameters drawn from config.seed.
 
   Args:
@@ -96,11 +98,16 @@ def start_run(
 
 def _inherited(config, task: Task, state: TrainState, abstract: TrainState):
   """Parameters of the run in config.init_from, with more scales if asked."""
+  if config.stage == "tokenizer":
+    return inherit_tokenizer(
+      config.init_from, task.vqvae_config, fetch(state.params), config.grow
+    )
   if not config.grow:
     return load_params(config.init_from, abstract.params, task.identity())
   if config.stage != "transformer":
     raise ValueError(
-      f"config.grow is for the transformer, config.stage is {config.stage!r}."
+      "config.grow is for the tokenizer and the transformer, config.stage is"
+      f" {config.stage!r}."
     )
   fresh = fetch(state.params)
   grown = load_grown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -29,6 +30,30 @@ class Skipped:
 
 
 @flax.struct.dataclass
+class Adversary:
+  """What is trained against the parameters, in the same step.
+
+  params: its own, float32.
+  opt_state: of its own optimizer.
+  """
+
+  params: PyTree
+  opt_state: PyTree
+
+
+@flax.struct.dataclass
+class Players:
+  """What a step differentiates; a gradient has the same form.
+
+  params: of the model.
+  adversary: parameters of what is trained against it, None without.
+  """
+
+  params: PyTree
+  adversary: PyTree = None
+
+
+@flax.struct.dataclass
 class TrainState:
   """One pytree; everything that has to survive a restart is in it.
 
@@ -39,6 +64,7 @@ class TrainState:
   opt_state: the optimizer's moments and counters.
   extra: what a task updates beside its parameters (the tokenizer's running
     codebook usage), arrays only.
+  adversary: what is trained against the parameters, None without.
   """
 
   step: jax.Array
@@ -47,6 +73,13 @@ class TrainState:
   ema_params: PyTree
   opt_state: PyTree
   extra: PyTree
+  adversary: Adversary | None = None
+
+  @property
+  def players(self) -> Players:
+    """All that is trained."""
+    adversary = self.adversary
+    return Players(self.params, adversary and adversary.params)
 
   @property
   def updates(self) -> jax.Array:
@@ -59,6 +92,17 @@ class TrainState:
     return self.params if self.ema_params is None else self.ema_params
 
 
+def of_players(loss_fn: Callable) -> Callable:
+  """A task's loss as a function of `Players` in place of the parameters."""
+
+  def loss(players: Players, *rest):
+    if players.adversary is None:
+      return loss_fn(players.params, *rest)
+    return loss_fn(players.params, *rest, players.adversary)
+
+  return loss
+
+
 def create_state(task, optimizer, key: jax.Array) -> TrainState:
   """The state of step 0. Traceable: shapes come from `jax.eval_shape` of it."""
   params, extra = task.init(key)
@@ -66,6 +110,10 @@ def create_state(task, optimizer, key: jax.Array) -> TrainState:
   if optimizer.ema_decay:
     # A copy: params and average are donated as two buffers.
     averaged = jax.tree.map(jnp.copy, params)
+  adversary = None
+  if optimizer.adversary is not None:
+    drawn = task.init_adversary(jax.random.fold_in(key, ADVERSARY_STREAM))
+    adversary = Adversary(drawn, optimizer.adversary.tx.init(drawn))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     skipped=Skipped.none(),
@@ -73,6 +121,7 @@ def create_state(task, optimizer, key: jax.Array) -> TrainState:
     ema_params=averaged,
     opt_state=optimizer.tx.init(params),
     extra=extra,
+    adversary=adversary,
   )
 
 
@@ -96,6 +145,8 @@ def init_state(
 INIT_STREAM = 0
 TRAIN_STREAM = 1
 EVAL_STREAM = 2
+# Of the key that the parameters are drawn from.
+ADVERSARY_STREAM = 1
 
 
 def stream_key(seed: int, stream: int) -> jax.Array:

@@ -16,9 +16,15 @@ from star_jax.sharding import (
   constrain_whole,
   use_mesh,
 )
-from star_jax.train.guard import SKIPPED, SKIPPED_IN_A_ROW
+from star_jax.train.guard import ADVERSARY_NORM, SKIPPED, SKIPPED_IN_A_ROW
 from star_jax.train.optimizer import Optimizer, update_ema
-from star_jax.train.state import Skipped, TrainState
+from star_jax.train.state import (
+  Adversary,
+  Players,
+  Skipped,
+  TrainState,
+  of_players,
+)
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -40,8 +46,9 @@ def train_step(
   mesh: Mesh | None = None,
   accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-  """One update; of nothing but the step and what is skipped where the loss or
-  the norm of its gradient is not finite.
+  """One update, of the parameters and of their adversary if there is one; of
+  nothing but the step and what is skipped where the loss or the norm of a
+  gradient is not finite.
 
   Args:
     state: donated; of an average on the host see `split_average`.
@@ -50,7 +57,8 @@ def train_step(
     key: the run's training key; the step draws from fold_in(key, state.step),
       so that a resumed run draws what an unbroken one would.
     loss_fn: (params, extra, frozen, batch, key, step) -> (loss, (metrics,
-      extra)), see `task.Task.loss`.
+      extra)), see `task.Task.loss`; of a state with an adversary, whose
+      parameters are one more argument, see `task.Task.init_adversary`.
     mesh: that the state lies on; None: one device.
     accumulate: parts of the batch that are looked at one after the other, each
       with draws of its own; gradient, metrics and `extra` are their means.
@@ -71,15 +79,16 @@ def _gradient(
   key: jax.Array,
   loss_fn,
   accumulate: int,
-) -> tuple[jax.Array, PyTree, Metrics, PyTree]:
+) -> tuple[jax.Array, Players, Metrics, PyTree]:
   """Loss, its gradient, metrics and the next `extra` of a batch."""
 
   def one(batch, key):
-    def objective(params):
-      return loss_fn(params, state.extra, frozen, batch, key, state.step)
+    def objective(players):
+      rest = (state.extra, frozen, batch, key, state.step)
+      return of_players(loss_fn)(players, *rest)
 
     both = jax.value_and_grad(objective, has_aux=True)
-    (loss, (metrics, extra)), grads = both(state.params)
+    (loss, (metrics, extra)), grads = both(state.players)
     # Where the parameters lie: sums over devices then keep no more than a part.
     return loss, constrain_tree(grads), metrics, extra
 
@@ -115,19 +124,36 @@ def _dealt(x: jax.Array, parts: int) -> jax.Array:
 def _update(
   state: TrainState,
   loss: jax.Array,
-  grads: PyTree,
+  grads: Players,
   metrics: Metrics,
   extra: PyTree,
   optimizer: Optimizer,
 ) -> tuple[TrainState, Metrics]:
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.global_norm(grads.params)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-
-  def if_finite(new, old):
-    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
-  updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
-  params = if_finite(optax.apply_updates(state.params, updates), state.params)
+  if state.adversary is not None:
+    adversary_norm = optax.global_norm(grads.adversary)
+    finite &= jnp.isfinite(adversary_norm)
+    metrics = metrics | {
+      ADVERSARY_NORM: adversary_norm,
+      "adversary_learning_rate": optimizer.adversary.learning_rate(
+        state.updates
+      ),
+    }
+  params, opt_state = _moved(
+    state.params, state.opt_state, grads.params, finite, optimizer
+  )
+  adversary = None
+  if state.adversary is not None:
+    adversary = Adversary(
+      *_moved(
+        state.adversary.params,
+        state.adversary.opt_state,
+        grads.adversary,
+        finite,
+        optimizer.adversary,
+      )
+    )
   skipped = Skipped(
     total=state.skipped.total + ~finite,
     in_a_row=jnp.where(finite, 0, state.skipped.in_a_row + 1),
@@ -145,8 +171,9 @@ def _update(
       skipped=skipped,
       params=params,
       ema_params=None,
-      opt_state=if_finite(opt_state, state.opt_state),
-      extra=if_finite(extra, state.extra),
+      opt_state=opt_state,
+      extra=_if(finite, extra, state.extra),
+      adversary=adversary,
     )
   )
   if state.ema_params is not None:
@@ -155,6 +182,23 @@ def _update(
     )
     next_state = next_state.replace(ema_params=ema_params)
   return next_state, constrain_whole(metrics)
+
+
+def _moved(
+  params: PyTree,
+  opt_state: PyTree,
+  grads: PyTree,
+  finite: jax.Array,
+  optimizer: Optimizer,
+) -> tuple[PyTree, PyTree]:
+  """Parameters and moments after the step, or as they were."""
+  updates, new = optimizer.tx.update(grads, opt_state, params)
+  moved = optax.apply_updates(params, updates)
+  return _if(finite, moved, params), _if(finite, new, opt_state)
+
+
+def _if(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+  return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
 def _average(
@@ -166,8 +210,7 @@ def _average(
 ) -> PyTree:
   """The moving average after a step; `updates` are those before it."""
   new = update_ema(ema_params, params, updates, optimizer.ema_decay)
-  new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, ema_params)
-  return constrain_tree(new)
+  return constrain_tree(_if(finite, new, ema_params))
 
 
 def split_average(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax.train import report
+from star_jax.train.alarms import alarms, check_bands
 from star_jax.train.guard import check_skipped, mean_of_steps
 from star_jax.train.logging import Progress, RunLog
 
@@ -25,6 +26,9 @@ class StepLog:
     mesh: the devices.
     checkpoints: gives the steps of the saved ones.
     waiting: what `waiting` said when the checkpoint was written.
+
+  Raises:
+    ValueError: config.alarms has something else than bands.
   """
 
   def __init__(
@@ -36,6 +40,7 @@ class StepLog:
     checkpoints: Callable[[], Sequence[int]],
     waiting: Sequence[dict[str, Any]] = (),
   ):
+    check_bands(config.alarms)
     self._config, self._log, self._mesh = config, log, mesh
     self._checkpoints = checkpoints
     self._pending: tuple[int, Any, report.CompiledStep] | None = None
@@ -96,3 +101,5 @@ class StepLog:
     row = mean_of_steps(metrics) | rates
     self._log.scalars(step, "train", row)
     print(self._progress.line(step, row), flush=True)
+    for line in alarms(step, row, self._config.alarms):
+      print(line, flush=True)

@@ -21,6 +21,9 @@ from star_jax.train.state import TrainState
 PyTree = Any
 # The exported model, inside the workdir.
 BUNDLE = "bundle"
+# In the notes of a bundle and in checkpoints of tokenizers: networks that the
+# tokenizer was trained against.
+TRAINED_AGAINST = "trained_against"
 Batch = dict[str, np.ndarray]
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
 
@@ -66,6 +69,15 @@ class Task(Protocol):
   def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
     """(params, extra) of step 0; traceable."""
 
+  def init_adversary(self, key: jax.Array) -> PyTree:
+    """Parameters of what is trained against the model; traceable.
+
+    Asked only where the run's optimizer has one for them. They are then the
+    last argument of the loss of a training step, which is the sum of both
+    sides' losses, each with the other side's parameters behind a
+    `stop_gradient`: one backward pass then gives both gradients.
+    """
+
   def loss(
     self,
     params: PyTree,
@@ -74,6 +86,7 @@ class Task(Protocol):
     batch: Batch,
     key: jax.Array,
     step: jax.Array | None,
+    adversary: PyTree = None,
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
     """(loss, (metrics with "loss" among them, extra)); traceable.
 
@@ -81,7 +94,8 @@ class Task(Protocol):
     `config.accumulate` the step takes the mean of what the parts give, which
     all see the same `extra`.
 
-    `step` is the 0-based number of the training step; None: an evaluation.
+    `step` is the 0-based number of the training step; None: an evaluation,
+    which knows no adversary.
     """
 
   def loss_at(self, step: int) -> LossFn:

@@ -1,8 +1,8 @@
 """Stage 1: the image tokenizer learns to reconstruct pictures.
 
-Loss = reconstruction (L1 and L2 by config) + codebook and commitment loss
-(VAR, arXiv 2404.02905, equation 5 without its perceptual and adversarial
-terms). The codebook starts from features of real batches; codes that are
+Loss = how far reconstructions are and whether a discriminator tells them apart
+(tokenizer_objective.py) + codebook and commitment loss (VAR, arXiv 2404.02905,
+equation 5). The codebook starts from features of real batches; codes that are
 hardly used are replaced between steps.
 
 B: batch, K: scales, V: codebook size, Cv: code width.
@@ -10,6 +10,7 @@ B: batch, K: scales, V: codebook size, Cv: code width.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 from PIL import Image
 
@@ -27,25 +29,34 @@ from star_jax.data.position import ALL_ROWS
 from star_jax.tokenizer import codebook as codebook_lib
 from star_jax.tokenizer.config import VQVAEConfig
 from star_jax.tokenizer.linear_path import init_linear_path
-from star_jax.tokenizer.vqvae import VQVAE
+from star_jax.tokenizer.vqvae import VQVAE, VQVAEOutput
 from star_jax.train import batches as batches_lib
+from star_jax.train.code_sheet import code_sheet
+from star_jax.train.codebook_health import (
+  CODEBOOK_PATH,
+  USED_SHARE,
+  due,
+  revive,
+  usage_metrics,
+  with_rates,
+)
 from star_jax.train.global_arrays import fetch
-from star_jax.train.losses import reconstruction_loss
+from star_jax.train.optimizer import trained_parts
 from star_jax.train.pictures import sheet
 from star_jax.train.state import TrainState
 from star_jax.train.task import (
   BUNDLE,
+  TRAINED_AGAINST,
   Batch,
   BatchIterator,
   LossFn,
   MappedBatches,
 )
+from star_jax.train.tokenizer_objective import LECAM, Objective
+from star_jax.train.tokenizer_start import trained_against
 
 PyTree = Any
-# A code counts as used from this share of its uniform expectation on, as in
-# VAR's usage figure.
-USED_SHARE = 0.08
-CODEBOOK_PATH = ("quantizer", "codebook_VCv")
+LAST_LAYER = "conv_out"
 
 
 class TokenizerTask:
@@ -58,9 +69,54 @@ class TokenizerTask:
     self.vqvae_config = VQVAEConfig.from_dict(config.tokenizer.to_dict())
     self.vqvae = VQVAE(self.vqvae_config)
     batches_lib.check_size(config, self.vqvae_config)
-    self.frozen = {}
+    self.objective = Objective(config)
+    self.frozen = self.objective.frozen
+    self._judges = sorted(
+      {*self.objective.judges, *trained_against(config.init_from)}
+    )
+    self._starts = trained_parts(config)
+    self._check_parts()
     self.maintain_every = math.gcd(self._revive_every, self._rate_every)
+    if not self._trains(CODEBOOK_PATH):
+      # Tokens stay what they are.
+      self.maintain_every = 0
     self._eval_batches: list[Batch] | None = None
+
+  def _check_parts(self) -> None:
+    """ValueError for losses that nothing which is trained would learn from."""
+    weights, part = self.config.loss, self.config.train_only
+    if part == "quantizer" and (weights.perceptual or weights.adversarial):
+      raise ValueError(
+        "config.train_only = 'quantizer' learns from config.loss.vq and entropy"
+        " alone: set loss.perceptual and loss.adversarial to 0."
+      )
+    if part == "decoder" and weights.entropy:
+      raise ValueError(
+        "config.train_only = 'decoder' leaves the codebook alone: set"
+        " loss.entropy to 0."
+      )
+    if weights.entropy and self.vqvae_config.quantizer != "vq":
+      raise ValueError(
+        "config.loss.entropy is of the learned codebook of quantizer 'vq', got"
+        f" {self.vqvae_config.quantizer!r}: its own is"
+        " config.tokenizer.entropy_weight."
+      )
+
+  def _trains(self, path: tuple[str, ...]) -> bool:
+    starts = self._starts
+    return not starts or "/".join(path).startswith(starts)
+
+  def _trained(self, params: PyTree) -> PyTree:
+    """Parameters, of which those that stay have no gradient."""
+    if not self._starts:
+      return params
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+      {
+        path: x if self._trains(path) else jax.lax.stop_gradient(x)
+        for path, x in flat.items()
+      }
+    )
 
   @property
   def _revive_every(self) -> int:
@@ -76,7 +132,15 @@ class TokenizerTask:
     return self.config.codebook.rate_every if rated else 0
 
   def identity(self) -> dict:
-    return {"stage": "tokenizer", "tokenizer": self.vqvae_config.to_dict()}
+    out = {"stage": "tokenizer", "tokenizer": self.vqvae_config.to_dict()}
+    if self._starts:
+      out["train_only"] = self.config.train_only
+    if self._judges:
+      out[TRAINED_AGAINST] = self._judges
+    if self.objective.discriminator is not None:
+      config = self.objective.discriminator.config
+      out["discriminator"] = dataclasses.asdict(config)
+    return out
 
   def check_mesh(self, mesh: Mesh) -> str:
     del mesh
@@ -85,7 +149,11 @@ class TokenizerTask:
   def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
     image = jnp.zeros((1, *self.vqvae_config.image_size, 3))
     params = self.vqvae.init({"params": key}, image)["params"]
-    return params, {"usage_KV": self._expected_usage()}
+    extra = {"usage_KV": self._expected_usage(), **self.objective.init_extra()}
+    return params, extra
+
+  def init_adversary(self, key: jax.Array) -> PyTree:
+    return self.objective.init_adversary(key)
 
   def _expected_usage(self) -> jax.Array:
     """Hits per batch [K, V] if every code were chosen equally often."""
@@ -96,20 +164,31 @@ class TokenizerTask:
       jnp.asarray(tokens_K / c.counted_codes, jnp.float32)[:, None], shape
     )
 
-  def loss(self, params, extra, frozen, batch, key, step):
-    del frozen
+  def loss(self, params, extra, frozen, batch, key, step, adversary=None):
+    """See `task.Task.loss`."""
     train = step is not None
     weights = self.config.loss
+    params = self._trained(params)
     image_BHW3 = batches_lib.to_unit(batch["image"])
-    out = self.vqvae.apply(
-      {"params": params}, image_BHW3, train=train, rngs={"dropout": key}
-    )
-    recon, metrics = reconstruction_loss(
-      out.recon_BHW3, image_BHW3, l1=weights.l1, l2=weights.l2
-    )
+    if adversary is None:
+      out = self._forward(params, image_BHW3, key, train)
+      recon, metrics = self.objective.fidelity(
+        frozen, out.recon_BHW3, image_BHW3
+      )
+      against = 0.0
+    else:
+      out, recon, against, metrics, averages = self._play(
+        params, extra, frozen, image_BHW3, key, step, adversary
+      )
+      extra = {**extra, LECAM: averages}
     loss = recon + weights.vq * out.vq_loss
-    metrics |= {"loss": loss, "vq_loss": out.vq_loss}
+    metrics |= {"vq_loss": out.vq_loss}
     metrics |= {f"vq_{name}": term for name, term in out.terms.items()}
+    if train and weights.entropy:
+      entropy = self._entropy_loss(params, out.f_BhwCv)
+      loss += weights.entropy * entropy
+      metrics["entropy_loss"] = entropy
+    metrics["loss"] = loss
     if train:
       # One batch says little about 1000 codes, so usage is a running mean and
       # is not reported for the few batches of an evaluation.
@@ -119,12 +198,59 @@ class TokenizerTask:
       hits_KV = whole * jax.lax.stop_gradient(out.usage_KV)
       usage_KV = decay * extra["usage_KV"] + (1 - decay) * hits_KV
       metrics |= usage_metrics(usage_KV)
-      extra = {"usage_KV": usage_KV}
-    return loss, (metrics, extra)
+      extra = {**extra, "usage_KV": usage_KV}
+    return loss + against, (metrics, extra)
+
+  def _forward(self, params, image_BHW3, key, train: bool) -> VQVAEOutput:
+    return self.vqvae.apply(
+      {"params": params}, image_BHW3, train=train, rngs={"dropout": key}
+    )
+
+  def _play(self, params, extra, frozen, image_BHW3, key, step, adversary):
+    """Both sides of the game: the forward pass, the loss of the tokenizer's
+    picture, that of the discriminator, figures, its next averages."""
+    decoder = params["decoder"]
+
+    def picture(last):
+      changed = {**decoder, LAST_LAYER: {**decoder[LAST_LAYER], "kernel": last}}
+      changed = {**params, "decoder": changed}
+      out = self._forward(changed, image_BHW3, key, train=True)
+      return out.recon_BHW3, out
+
+    recon_BHW3, to_last, out = jax.vjp(
+      picture, decoder[LAST_LAYER]["kernel"], has_aux=True
+    )
+    # Another stream than dropout draws from.
+    key = jax.random.fold_in(key, 1)
+    recon, metrics = self.objective.generator(
+      frozen, adversary, recon_BHW3, image_BHW3, to_last, key, step
+    )
+    against, more, averages = self.objective.adversary(
+      frozen, adversary, extra[LECAM], recon_BHW3, image_BHW3, key
+    )
+    return out, recon, against, metrics | more, averages
+
+  def _entropy_loss(self, params, f_BhwCv: jax.Array) -> jax.Array:
+    z_BLCv = self.vqvae.apply({"params": params}, f_BhwCv, method="residuals")
+    module, name = CODEBOOK_PATH
+    return codebook_lib.entropy_loss(
+      z_BLCv.reshape(-1, z_BLCv.shape[-1]),
+      params[module][name],
+      self.config.codebook.entropy_temperature,
+      self.vqvae_config.using_znorm,
+    )
+
+  def _loss_alone(
+    self, params, extra, frozen, batch, key, step, adversary=None
+  ):
+    """Before the discriminator comes in; it gets no gradient."""
+    del adversary
+    return self.loss(params, extra, frozen, batch, key, step)
 
   def loss_at(self, step: int) -> LossFn:
-    del step
-    return self.loss
+    if self.objective.discriminator is None or self.objective.plays(step):
+      return self.loss
+    return self._loss_alone
 
   def train_batches(self, rows: slice = ALL_ROWS) -> BatchIterator:
     return MappedBatches(
@@ -177,7 +303,7 @@ class TokenizerTask:
     the rates up to date from `rate_from` on."""
     options = self.config.codebook
     step, passed = int(state.step), int(state.step) / self.config.num_steps
-    if _due(step, self._revive_every) and passed <= options.revive_until:
+    if due(step, self._revive_every) and passed <= options.revive_until:
       state = revive(
         state,
         batch["image"],
@@ -186,11 +312,11 @@ class TokenizerTask:
         vqvae=self.vqvae,
         threshold=options.revive_below,
       )
-    if _due(step, self._rate_every) and passed >= options.rate_from:
+    if due(step, self._rate_every) and passed >= options.rate_from:
       rate_KV = codebook_lib.code_rates(
         state.extra["usage_KV"], self.vqvae_config.rate_weight
       )
-      state = _with_rates(state, rate_KV)
+      state = with_rates(state, rate_KV)
     return state
 
   def pictures(self, state: TrainState) -> dict[str, Image.Image]:
@@ -203,7 +329,12 @@ class TokenizerTask:
       state.eval_params, image, vqvae=self.vqvae
     )
     rows = [image, *fetch(scales_KBHW3)]
-    return {"reconstructions": sheet(rows, zoom=2)}
+    return {
+      "reconstructions": sheet(rows, zoom=2),
+      "codes": code_sheet(
+        fetch(state.extra["usage_KV"]), self.vqvae_config.schedule, USED_SHARE
+      ),
+    }
 
   def export(self, state: TrainState, workdir: Path) -> Path:
     save_bundle(
@@ -211,126 +342,22 @@ class TokenizerTask:
       tokenizer_config=self.vqvae_config,
       tokenizer_params=jax.device_get(state.eval_params),
       licence=self.config.licence,
-      notes={"steps": int(state.step), "data": self.config.data},
+      notes={
+        "steps": int(state.step),
+        "data": self.config.data,
+        TRAINED_AGAINST: self._judges,
+      },
       storage="float32",
     )
     return workdir / BUNDLE
-
-
-def _due(step: int, every: int) -> bool:
-  return every > 0 and step % every == 0
-
-
-def _with_rates(state: TrainState, rate_KV: jax.Array) -> TrainState:
-  """The state with other rates, in parameters and average."""
-
-  def replaced(tree):
-    if tree is None:
-      return None
-    # A copy: parameters and average are donated as two buffers.
-    return {
-      **tree,
-      "quantizer": {**tree["quantizer"], "rate_KV": jnp.copy(rate_KV)},
-    }
-
-  return state.replace(
-    params=replaced(state.params), ema_params=replaced(state.ema_params)
-  )
 
 
 def _arrays(batch: Batch) -> Batch:
   return {"image": np.asarray(batch["image"])}
 
 
-def usage_metrics(usage_KV: jax.Array) -> dict[str, jax.Array]:
-  """Share of codes in use, over all scales and per scale, and perplexity.
-
-  A code is used from 8% of its uniform expectation on; the perplexity is
-  given as a share of V.
-  """
-  usage_V = jnp.sum(usage_KV, axis=0)
-  p_V = usage_V / jnp.maximum(jnp.sum(usage_V), 1e-9)
-  entropy = -jnp.sum(p_V * jnp.log(jnp.maximum(p_V, 1e-12)))
-
-  def used(hits):
-    floor = USED_SHARE * jnp.mean(hits, axis=-1, keepdims=True)
-    return jnp.mean((hits >= floor) & (hits > 0), axis=-1)
-
-  return {
-    "codebook_used": used(usage_V),
-    "codebook_used_k": used(usage_KV),
-    "codebook_perplexity": jnp.exp(entropy) / usage_V.shape[0],
-  }
-
-
 @functools.partial(jax.jit, static_argnames="vqvae")
 def _reconstruct_scales(params, image_BHW3, *, vqvae: VQVAE):
   return vqvae.apply(
     {"params": params}, image_BHW3, method="reconstruct_scales"
-  )
-
-
-@functools.partial(
-  jax.jit, static_argnames=("vqvae", "threshold"), donate_argnames="state"
-)
-def revive(
-  state: TrainState,
-  image: jax.Array,
-  key: jax.Array,
-  expected_KV: jax.Array,
-  *,
-  vqvae: VQVAE,
-  threshold: float,
-) -> TrainState:
-  """Gives codes with hardly any hits a vector of this batch.
-
-  Args:
-    state: donated.
-    image: uint8 [B, H, W, 3], the source of new vectors.
-    key: the run's training key.
-    expected_KV: hits of a uniformly used codebook.
-    vqvae: the tokenizer.
-    threshold: codes below this share of the expectation are replaced.
-
-  Returns:
-    The state with the codes replaced in parameters and average, their moments
-    cleared and their usage back at the expectation.
-  """
-  variables = {"params": state.params}
-  f_BhwCv = vqvae.apply(
-    variables, batches_lib.to_unit(image), method="features"
-  )
-  residuals = vqvae.apply(variables, f_BhwCv, method="residuals")
-  usage_V = state.extra["usage_KV"].sum(axis=0)
-  share_V = usage_V / expected_KV.sum(axis=0)
-  # Another stream than the step of the same number draws from.
-  draw_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)
-  module, name = CODEBOOK_PATH
-  codes_VCv, dead_V = codebook_lib.revive_codes(
-    state.params[module][name],
-    share_V,
-    residuals.reshape(-1, residuals.shape[-1]),
-    draw_key,
-    threshold,
-  )
-
-  def replaced(tree):
-    if tree is None:
-      return None
-    old = tree[module][name]
-    new = jnp.where(dead_V[:, None], codes_VCv, old)
-    return {**tree, module: {**tree[module], name: new}}
-
-  def cleared(path, leaf):
-    names = tuple(getattr(part, "key", None) for part in path)
-    if names[-2:] != CODEBOOK_PATH:
-      return leaf
-    return jnp.where(dead_V[:, None], 0.0, leaf)
-
-  usage_KV = jnp.where(dead_V, expected_KV, state.extra["usage_KV"])
-  return state.replace(
-    params=replaced(state.params),
-    ema_params=replaced(state.ema_params),
-    opt_state=jax.tree_util.tree_map_with_path(cleared, state.opt_state),
-    extra={"usage_KV": usage_KV},
   )

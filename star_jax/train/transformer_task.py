@@ -38,7 +38,13 @@ from star_jax.train.sample_sheet import (
   sampling_of_bundle,
 )
 from star_jax.train.state import TrainState
-from star_jax.train.task import BUNDLE, Batch, BatchIterator, LossFn
+from star_jax.train.task import (
+  BUNDLE,
+  TRAINED_AGAINST,
+  Batch,
+  BatchIterator,
+  LossFn,
+)
 from star_jax.train.token_data import (
   TokenData,
   check_bit_flip,
@@ -211,6 +217,7 @@ class TransformerTask:
         "steps": int(state.step),
         "data": self.config.data,
         "tokenizer": self.tokenizer.hash,
+        TRAINED_AGAINST: list(self.tokenizer.trained_against),
       },
     )
     return workdir / BUNDLE

@@ -240,3 +240,12 @@ def test_folders_may_name_classes(tmp_path):
   add(tmp_path, "1.png", caption="ignored")
   with pytest.raises(ValueError, match=r"1.png: it lies in no folder"):
     source(tmp_path, classes=True)
+
+
+def test_a_tokenizer_needs_no_captions(tmp_path):
+  for name in ("a.png", "b/c.png"):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+  listing = FolderListing(tmp_path, captions=False)
+  assert [listing.captions(i) for i in range(len(listing))] == [("",), ("",)]

@@ -25,7 +25,11 @@ def config():
 @pytest.fixture
 def bundle():
   return types.SimpleNamespace(
-    hash="abc", star_config=None, path=Path("b"), sampling={"top_k": 0}
+    hash="abc",
+    star_config=None,
+    path=Path("b"),
+    sampling={"top_k": 0},
+    notes={},
   )
 
 

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from star_jax.scales import ScaleSchedule
 from star_jax.tokenizer import codebook
@@ -134,3 +135,34 @@ def test_rates_lower_the_entropy_of_the_tokens():
   # A weight of 0 leaves the first scale alone.
   np.testing.assert_array_equal(idx_BL[:, 0], changed_BL[:, 0])
   assert (after_K[1:] < before_K[1:] - 0.05).all()
+
+
+def test_entropy_loss_prefers_sure_and_even_choices():
+  codes = np.eye(4, dtype=np.float32)
+  loss = lambda z, cosine=False: float(  # noqa: E731
+    codebook.entropy_loss(jnp.asarray(z), codes, 0.05, cosine)
+  )
+  even = loss(codes)
+  assert even == pytest.approx(-np.log(4), abs=1e-3)
+  # All vectors choose one code; no vector knows which.
+  assert loss(np.repeat(codes[:1], 4, 0)) == pytest.approx(0, abs=1e-3)
+  assert loss(np.full((4, 4), 0.5)) == pytest.approx(0, abs=1e-3)
+  assert loss(7 * codes, cosine=True) == pytest.approx(-np.log(4), abs=1e-3)
+
+
+def test_codes_of_a_cosine_codebook_have_directions_of_their_own():
+  """k-means by distance spends codes on lengths, which a choice by cosine
+  cannot tell apart."""
+  rng = np.random.default_rng(0)
+  angles = np.repeat(np.linspace(0, 2 * np.pi, 8, endpoint=False), 40)
+  length = rng.uniform(0.2, 5.0, angles.shape)
+  z = np.stack([np.cos(angles), np.sin(angles)], -1) * length[:, None]
+  z = jnp.asarray(z, jnp.float32)
+  used = {}
+  for cosine in (False, True):
+    codes = codebook.draw_candidates(z, 24, jax.random.key(0))
+    for _ in range(10):
+      codes = codebook._lloyd(codes, z, cosine)
+    chosen = np.argmax(codebook._unit(z) @ codebook._unit(codes).T, axis=1)
+    used[cosine] = len(set(chosen.tolist()))
+  assert used[True] >= used[False]

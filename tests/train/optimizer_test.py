@@ -188,6 +188,9 @@ def test_a_part_of_the_parameters_can_be_trained_alone():
   updates, _ = built.tx.update(params, built.tx.init(params), params)
   assert (updates["encoder"]["w"] == 0).all()
   assert (updates["decoder"]["w"] < 0).all()
+  # Two moments of the decoder, and counters: nothing of what stays.
+  state = built.tx.init(params)
+  assert sum(np.size(x) for x in jax.tree.leaves(state) if np.ndim(x)) == 2 * 2
   config = _config(train_only=("decodr",))
   with pytest.raises(ValueError, match=r"'decodr', but .* decoder, encoder"):
     optimizer.build_optimizer(config, 10).tx.init(params)

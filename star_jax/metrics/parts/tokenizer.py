@@ -1,23 +1,41 @@
-"""--what=tokenizer: reconstruction of held-out art and use of the codebook."""
+"""--what=tokenizer: reconstructions of held-out pictures, after every scale, to
+several judges; use of the codebook."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from star_jax.metrics import heldout
+from star_jax.metrics import heldout, judges, scale_quality
 from star_jax.metrics.context import Context, picture_grid
 from star_jax.metrics.progress import Progress
-from star_jax.metrics.reconstruction import evaluate_reconstruction, psnr
+from star_jax.metrics.reconstruction import (
+  Pictures,
+  evaluate_reconstruction,
+  psnr,
+)
 from star_jax.metrics.report import Result
+from star_jax.train.batches import heldout_pictures
 
 SHEET_COLUMNS = 12
+SCALE_COLUMNS = 8
+ART = "art"
+# Measure -> its row, digits.
+TITLES = {
+  scale_quality.SSIM: ("SSIM", 4),
+  scale_quality.PERCEPTUAL: ("VGG16-HED perceptual distance", 4),
+  scale_quality.KID: ("EfficientNet-lite0 KID", 4),
+  scale_quality.FRECHET: ("EfficientNet-lite0 Frechet distance", 1),
+}
 
 
 def run(ctx: Context) -> Result:
-  """Measures, and writes reconstructions.png: pictures over copies."""
+  """Measures, and writes reconstructions.png (pictures over copies) and
+  scales.png (pictures, and what they are after every scale)."""
   c = ctx.config
-  numbers = heldout.pick(ctx.store, "heldout", c.n, c.seed)
-  pictures = heldout.art_pictures(ctx.store, numbers, ctx.image_size, c.seed)
+  chosen = judges.choose_judges(c.tokenizer.judges, ctx.bundle.notes)
+  pictures, styles = _pictures(ctx)
   report = evaluate_reconstruction(
     ctx.vqvae,
     ctx.tokenizer_params,
@@ -28,13 +46,77 @@ def run(ctx: Context) -> Result:
   )
   values = report.to_dict()
   art = psnr(report.mse["art"])
-  styles = np.array([ctx.store.records[i].style for i in numbers])
   values["psnr_art_by_style"] = {
     str(s): {"psnr": float(art[styles == s].mean()), "n": int(n)}
     for s, n in zip(*np.unique(styles, return_counts=True))
   }
+  schedule = ctx.vqvae.config.schedule
+  values["bits_per_pixel"] = scale_quality.bits(
+    schedule.lengths,
+    values["codebook"]["entropy_per_scale"],
+    ctx.vqvae.config.vocab_size,
+    math.prod(ctx.image_size),
+  )
+  values |= _judged(ctx, pictures.image, chosen)
   _save_sheet(ctx, pictures.image[: 3 * SHEET_COLUMNS])
   return Result(values, _rows(values))
+
+
+def _pictures(ctx: Context) -> tuple[Pictures, np.ndarray]:
+  """Held-out pictures and the style of each; of pictures that are no art on a
+  background all pixels count, and the blank is their mean colour."""
+  c = ctx.config
+  if c.tokenizer.data == ART:
+    numbers = heldout.pick(ctx.store, "heldout", c.n, c.seed)
+    pictures = heldout.art_pictures(ctx.store, numbers, ctx.image_size, c.seed)
+    styles = np.array([ctx.store.records[i].style for i in numbers])
+    return pictures, styles
+  image = heldout_pictures(
+    c.data_options, c.tokenizer.data, ctx.image_size, c.n, c.seed
+  )
+  mean = np.round(image.mean((1, 2), keepdims=True)).astype(np.uint8)
+  alpha = np.ones(image.shape[:3], np.float32)
+  styles = np.full(len(image), c.tokenizer.data)
+  return Pictures(image, alpha, np.broadcast_to(mean, image.shape)), styles
+
+
+def _judged(ctx: Context, image: np.ndarray, chosen: dict[str, str]) -> dict:
+  """What the judges say: of all pictures ("quality"), of the first ones after
+  every scale ("after_scale"), of two halves of the originals ("floor").
+
+  Args:
+    image: the originals.
+    chosen: judge -> why it does not measure, or "".
+  """
+  c = ctx.config
+  few = image[: c.tokenizer.num_scale_pictures]
+  made, _ = ctx.reconstruct(image)
+  after = scale_quality.scale_pictures(
+    ctx.vqvae, ctx.tokenizer_params, few, c.batch_size
+  )
+  _save_scales(ctx, few, after)
+  out = {"quality": {}, "after_scale": {}, "floor": {}, "not_measured": {}}
+  makers = {"ssim": scale_quality.similarity_judge}
+  for judge, reason in chosen.items():
+    if reason:
+      out["not_measured"][judge] = reason
+    else:
+      makers[judge] = scale_quality.MAKERS[judge]
+  half = len(image) // 2
+  for name, make in makers.items():
+    try:
+      out["quality"] |= make(image, c.batch_size)(made)
+      judge = make(few, c.batch_size)
+      for found in map(judge, after):
+        for key, value in found.items():
+          out["after_scale"].setdefault(key, []).append(value)
+      if name == "efficientnet":
+        floor = make(image[:half], c.batch_size)
+        out["floor"] = floor(image[half : 2 * half])
+    except (FileNotFoundError, ValueError) as error:
+      # Its weights are not installed, or the pictures are too small for it.
+      out["not_measured"][name] = str(error)
+  return out
 
 
 def _rows(values: dict) -> list[tuple[str, str, str]]:
@@ -70,7 +152,33 @@ def _rows(values: dict) -> list[tuple[str, str, str]]:
     ("codebook in use at each scale", shares, "%"),
     ("codebook perplexity", f"{book['perplexity']:.0f}", ""),
     ("entropy of a token at each scale", entropies, "nats"),
+    (
+      "bits per pixel",
+      f"{values['bits_per_pixel']['plain']:.3f}",
+      f"{values['bits_per_pixel']['coded']:.3f} as frequencies allow",
+    ),
+    *_judged_rows(values),
   ]
+
+
+def _judged_rows(values: dict) -> list[tuple[str, str, str]]:
+  rows = []
+  for key, value in values["quality"].items():
+    title, digits = TITLES[key]
+    floor = values["floor"].get(key)
+    remark = (
+      ""
+      if floor is None
+      else f"two halves of the originals: {floor:.{digits}f}"
+    )
+    rows.append((title, f"{value:.{digits}f}", remark))
+    after = ", ".join(f"{x:.{digits}f}" for x in values["after_scale"][key])
+    rows.append((f"  after each scale, {title}", after, ""))
+  rows += [
+    (f"not measured: {judge}", "-", reason)
+    for judge, reason in values["not_measured"].items()
+  ]
+  return rows
 
 
 def _save_sheet(ctx: Context, image: np.ndarray) -> None:
@@ -83,3 +191,12 @@ def _save_sheet(ctx: Context, image: np.ndarray) -> None:
   sheet = picture_grid(np.concatenate(rows), min(SHEET_COLUMNS, len(image)))
   ctx.folder.mkdir(parents=True, exist_ok=True)
   sheet.save(ctx.folder / "reconstructions.png")
+
+
+def _save_scales(ctx: Context, image: np.ndarray, after: np.ndarray) -> None:
+  """Top row: originals; then the pictures after every scale, the last row is
+  the reconstruction."""
+  columns = min(SCALE_COLUMNS, len(image))
+  rows = [image[:columns], *after[:, :columns]]
+  sheet = picture_grid(np.concatenate(rows), columns)
+  sheet.save(ctx.folder / "scales.png")
