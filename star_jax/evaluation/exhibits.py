@@ -16,6 +16,10 @@ from star_jax.evaluation.figures import radar, scatter
 from star_jax.metrics.report import read_json, table
 
 TABLES = "tables.md"
+_NOTE = (
+  "Rows compare on the same pictures and protocol alone; published rows are of"
+  " ImageNet at 256 px and of MJHQ-30K."
+)
 _NO_ROWS = "No result has what this exhibit needs."
 # Columns that are no measures: key -> (header, format).
 _COSTS = {
@@ -97,7 +101,8 @@ def write_report(
   out.mkdir(parents=True, exist_ok=True)
   parts = {
     "Class-conditional generation, steps and time": comparison_table(
-      rows, published.CLASS_CONDITIONAL
+      [row for row in rows if not row["categories"]],
+      [row for row in published.CLASS_CONDITIONAL if row["pixels"] == 256],
     ),
     "MJHQ-30K": comparison_table(
       [row for row in rows if row["categories"]], published.MJHQ
@@ -106,6 +111,7 @@ def write_report(
     "Depth and resolution": depth_table(rows, published.CLASS_CONDITIONAL),
   }
   text = "\n\n".join(f"### {title}\n\n{body}" for title, body in parts.items())
+  text = f"{_NOTE}\n\n{text}"
   files = [out / TABLES]
   files[0].write_text(text + "\n", "utf-8")
   print_line(text)

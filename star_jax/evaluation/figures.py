@@ -28,6 +28,7 @@ def radar(rows: Mapping[str, Mapping[str, float]]) -> Figure | None:
     axes.plot(*closed, marker="o", label=name)
     axes.fill(*closed, alpha=0.12)
   axes.set_xticks(angles, names)
+  axes.tick_params(axis="x", pad=14)
   axes.set_ylim(bottom=0)
   axes.set_title("Frechet distance by category (smaller is better)", pad=24)
   axes.legend(loc="upper right", bbox_to_anchor=(1.2, 1.1), fontsize=8)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 VAR = "arXiv 2404.02905, table 1"
 PLAYGROUND = "model card of playground-v2.5-1024px-aesthetic"
-STAR = "arXiv 2406.10797, abstract"
 
 # ImageNet 256 x 256, class-conditional. time: relative to VAR-d30 (table 1).
 CLASS_CONDITIONAL = (
@@ -20,6 +19,7 @@ CLASS_CONDITIONAL = (
     "recall": 0.57,
     "parameters": 675e6,
     "steps": 250,
+    "pixels": 256,
     "source": VAR,
   },
   {
@@ -83,6 +83,7 @@ CLASS_CONDITIONAL = (
     "parameters": 2.0e9,
     "steps": 10,
     "relative_time": 1.0,
+    "pixels": 256,
     "source": VAR,
   },
   {
@@ -102,6 +103,3 @@ MJHQ = (
   {"name": "Playground v2", "FID": 7.07, "source": PLAYGROUND},
   {"name": "Playground v2.5", "FID": 4.48, "source": PLAYGROUND},
 )
-
-# Seconds an image of 1024 x 1024 on an A100.
-LATENCY = ({"name": "STAR", "seconds": 2.21, "source": STAR},)
