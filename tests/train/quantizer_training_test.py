@@ -18,7 +18,7 @@ from star_jax.train.tokenizer_task import TokenizerTask
 from star_jax.train.transformer_task import TransformerTask
 from tests.train import quick
 
-FASTER = ("bsq", "kl")
+FASTER = ("bsq",)
 
 
 def tiny(arm):
