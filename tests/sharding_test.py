@@ -1,5 +1,6 @@
 """Meshes, rules, and that a sharded model is the unsharded one."""
 
+import functools
 import re
 
 import jax
@@ -128,18 +129,19 @@ def text_encoders():
     yield jax.eval_shape(network.init, jax.random.key(0), ids, mask)["params"]
 
 
+@functools.cache
 def every_tree():
   level = {**PRESETS["test"], "adaptive_norm": "level"}
-  for preset in (*PRESETS.values(), level):
-    config = StarConfig.from_dict(dict(preset))
-    yield parameter_tree(Star(config))
+  modules = [
+    Star(StarConfig.from_dict(dict(preset)))
+    for preset in (*PRESETS.values(), level)
+  ]
   for name, head in REFINE_HEADS.items():
     config = StarConfig.from_dict(dict(PRESETS[name]))
-    yield parameter_tree(RefineHead(config, RefineConfig(**head)))
-  for tokenizer in TOKENIZERS.values():
-    yield parameter_tree(VQVAE(VQVAEConfig.from_dict(tokenizer)))
-  for params in text_encoders():
-    yield {"text": params}
+    modules.append(RefineHead(config, RefineConfig(**head)))
+  modules += [VQVAE(VQVAEConfig.from_dict(t)) for t in TOKENIZERS.values()]
+  texts = [{"text": params} for params in text_encoders()]
+  return [*map(parameter_tree, modules), *texts]
 
 
 def test_every_parameter_of_every_preset_has_a_rule_that_divides_it():
@@ -190,12 +192,16 @@ def inputs_of(config: StarConfig):
   return x, given
 
 
+@functools.cache
+def initial_params(config: StarConfig):
+  star = Star(config)
+  init = jax.jit(star.init)
+  return init({"params": jax.random.key(0)}, *example_inputs(star))["params"]
+
+
 def loss_and_grads(config, mesh=None, kept=None):
   """Of a loss that every logit counts in differently."""
-  star = Star(config)
-  params = jax.jit(star.init)(
-    {"params": jax.random.key(0)}, *example_inputs(star)
-  )["params"]
+  star, params = Star(config), initial_params(config)
   x, given = inputs_of(config)
   if mesh is not None:
     params = place_by_rules(params, mesh)
@@ -292,9 +298,7 @@ def test_samples_are_those_of_one_device(axes):
   config = tiny_star_config(tokenizer)
   star, vqvae = Star(config), VQVAE(tokenizer)
   params = {
-    "star": jax.jit(star.init)(
-      {"params": jax.random.key(0)}, *example_inputs(star)
-    )["params"],
+    "star": initial_params(config),
     "tokenizer": jax.jit(vqvae.init)(
       jax.random.key(1), jnp.zeros((1, *tokenizer.image_size, 3))
     )["params"],
