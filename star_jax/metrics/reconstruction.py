@@ -59,7 +59,8 @@ class ReconstructionReport:
 
   mse: name -> float64 [N] mean squared error per picture of values in
     [0, 1]: "art", "whole", "blank_art", "blank_whole".
-  counts_KV: how often scale k used code v.
+  counts_KV: how often scale k used code v, of the codes that are counted
+    (`VQVAEConfig.counted_codes`).
   scale_mse_KN: art mse of the picture after every scale, first N' pictures.
   """
 
@@ -161,7 +162,8 @@ def evaluate_reconstruction(
   begin_ends = vqvae.config.schedule.begin_ends
   run = reconstruct(vqvae, params, batch_size)
   mse = {k: [] for k in ("art", "whole", "blank_art", "blank_whole")}
-  counts_KV = np.zeros((len(begin_ends), vqvae.config.vocab_size), np.int64)
+  codes = vqvae.config.counted_codes
+  counts_KV = np.zeros((len(begin_ends), codes), np.int64)
   for start in range(0, len(pictures), batch_size):
     part = slice(start, start + batch_size)
     recon, idx_BL = run(pictures.image[part])
@@ -169,7 +171,7 @@ def evaluate_reconstruction(
       mse[name].append(error)
     for k, (begin, end) in enumerate(begin_ends):
       counts_KV[k] += np.bincount(
-        idx_BL[:, begin:end].reshape(-1), minlength=counts_KV.shape[1]
+        idx_BL[:, begin:end].reshape(-1) % codes, minlength=codes
       )
     progress(min(start + batch_size, len(pictures)), len(pictures))
   scale_mse_KN = _per_scale_mse(

@@ -14,7 +14,11 @@ from star_jax.train.checkpoint import find_run, read_params
 from star_jax.train.task import TRAINED_AGAINST
 
 # What may differ: how it is trained and computed, not what it is.
-FREE = ("beta", "dropout", "dtype", "rate_weight", "vq_loss_reduction")
+FREE = (
+  "beta", "dropout", "dtype", "rate_weight", "vq_loss_reduction",
+  "scale_dropout", "entropy_weight", "entropy_gamma", "entropy_temperature",
+  "entropy_group", "kl_weight",
+)  # fmt: skip
 RATES = "rate_KV"
 
 
