@@ -1,4 +1,5 @@
-"""Settings of all tests: eight CPU devices, exact products, --long.
+"""Settings of all tests: eight CPU devices, exact products, quick compiling,
+--long.
 
 They are set while pytest collects, before anything starts a jax backend.
 """
@@ -11,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = 8
+# Programs of tests are small and run once or twice: most of the time went into
+# compiling them, which takes a quarter of it without optimisation and with the
+# older code generator (either alone gains less). Processes that tests start
+# inherit the flags.
+QUICK = (
+  "--xla_backend_optimization_level=0",
+  "--xla_llvm_disable_expensive_passes=true",
+  "--xla_cpu_use_fusion_emitters=false",
+)
 
+given = os.environ.get("XLA_FLAGS", "").split()
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*QUICK, *given]))
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", DEVICES)
 # A test that compares numbers states what it compares: no rounding to
