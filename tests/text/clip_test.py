@@ -273,9 +273,11 @@ def test_outputs_and_batches(folder):
   chex.assert_trees_all_equal(alone, states[3:4])
   # Guidance and dropped prompts: the empty prompt.
   chex.assert_trees_all_equal(encoder.null(), states[1:2])
-  # The pooled vector is one of the states: the end token's.
-  np.testing.assert_array_equal(states.pooled_BD[0], states.text_BTD[0, 4])
-  np.testing.assert_array_equal(states.pooled_BD[2], states.text_BTD[2, -1])
+  # The pooled vector is one of the states: the end token's (a program may
+  # compute that state twice, and round it twice).
+  for row, place in ((0, 4), (2, WINDOW - 1)):
+    apart_T = np.abs(states.text_BTD[row] - states.pooled_BD[row]).max(-1)
+    assert apart_T.argmin() == place and apart_T[place] < 1e-6
 
 
 def test_an_exclamation_mark_is_a_word_and_not_padding(folder):
