@@ -160,8 +160,15 @@ def test_no_rule_is_left_without_a_parameter():
       name = sharding.path_name(path)
       needed.add(next(p for p, _ in sharding.RULES if re.search(p, name)))
   rest = {p for p, _ in sharding.RULES if "activations/" not in p} - needed
-  # What a state or a batch holds beside parameters.
+  # Discriminators and frozen networks, which
+  # tests/adversarial/discriminator_test.py looks at, and what a state or a
+  # batch holds beside parameters.
   assert rest == {
+    r"(^|/)(discriminator|adversary)/(.*/)?kernel$",
+    r"(^|/)adversary/",
+    r"(^|/)(vgg16|efficientnet|dino)/(.*/)?kernel$",
+    r"(^|/)dino/(cls_token|pos_embed)$",
+    r"^networks/",
     r"(^|/)usage_KV$",
     r"(^|/)null(/|$)",
     r"(^|/)(step|count|ns_coeffs)$",

@@ -40,7 +40,7 @@ def test_print_config_shows_the_merged_tree_and_trains_nothing():
     (["--config=configs/absent.py"], "absent.py"),
     (
       [TOKENIZER + ":runlocal", "--config.data_options.size=(30, 30)"],
-      "config.data_options.size is (30, 30)",
+      "config.data_options.size = (30, 30) is not a multiple of 4",
     ),
     ([], "--config is needed"),
     ([TOKENIZER, "extra"], "extra"),

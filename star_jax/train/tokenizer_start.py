@@ -92,7 +92,7 @@ def _trained(run: str) -> tuple[VQVAEConfig, Mapping[str, Any]]:
 
 def _check_same(run: str, old: VQVAEConfig, new: VQVAEConfig) -> None:
   """ValueError where the settings differ in more than FREE ones."""
-  ours, theirs = new.to_dict(), old.to_dict()
+  ours, theirs = vars(new), vars(old)
   differing = [
     f"{field.name} is {theirs[field.name]!r} there and {ours[field.name]!r}"
     " here"

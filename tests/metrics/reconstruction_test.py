@@ -20,6 +20,7 @@ class PooledGray:
   config = SimpleNamespace(
     schedule=ScaleSchedule.from_patch_nums((1, 2, 4)),
     vocab_size=32,
+    counted_codes=32,
     image_size=(8, 8),
   )
 
