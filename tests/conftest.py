@@ -17,7 +17,7 @@ DEVICES = 8
 # older code generator (either alone gains less). Processes that tests start
 # inherit the flags.
 QUICK = (
-  "--xla_backend_optimization_level=0",
+  "--xla_backend_optimization_level=1",
   "--xla_llvm_disable_expensive_passes=true",
   "--xla_cpu_use_fusion_emitters=false",
 )
