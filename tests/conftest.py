@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DEVICES = 8
 # Programs of tests are small and run once or twice: most of the time went into
 # compiling them, which takes a third of it with little optimisation and the
-# older code generator. With no optimisation at all, tests that draw 100,000
-# samples take three times as long. Processes that tests start inherit the flags.
+# older code generator. With none at all, tests that draw 100,000 samples take
+# three times as long. Processes that tests start inherit the flags.
 QUICK = (
   "--xla_backend_optimization_level=1",
   "--xla_llvm_disable_expensive_passes=true",
