@@ -69,8 +69,9 @@ def training(stage: str) -> ConfigDict:
   c.data = "mixture"
   c.data_options = data.options()
   # Metrics of the log that are cried out when their mean since the last row
-  # leaves (least, most).
+  # leaves (least, most), this many steps after its first row.
   c.alarms = ConfigDict()
+  c.alarm_patience = 500
   if stage == "tokenizer":
     c.update(tokenizer_objective())
   if stage == "transformer":

@@ -6,29 +6,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def check_bands(bands: Mapping[str, Sequence[float]]) -> None:
-  """ValueError unless each of config.alarms is (least, most)."""
-  for name, band in bands.items():
-    if len(band) != 2 or not band[0] <= band[1]:
-      raise ValueError(
-        f"config.alarms.{name} is (least, most) of a metric, got {tuple(band)}."
-      )
-
-
-def alarms(
-  step: int, row: Mapping[str, Any], bands: Mapping[str, Sequence[float]]
-) -> list[str]:
-  """A line for each metric outside of its band.
+class Alarms:
+  """Watches the rows of a log.
 
   Args:
-    step: of the row.
-    row: means since the last row; metrics that are not in it are not looked
-      at.
     bands: config.alarms, metric -> (least, most).
+    patience: config.alarm_patience, steps from the first row of a metric on in
+      which it may be anything: a discriminator that comes in knows nothing yet.
+
+  Raises:
+    ValueError: something else than bands.
   """
-  return [
-    f"ALARM at step {step}: {name} is {float(row[name]):.4g}, outside of"
-    f" {least:g} to {most:g} (config.alarms.{name})."
-    for name, (least, most) in bands.items()
-    if name in row and not least <= float(row[name]) <= most
-  ]
+
+  def __init__(self, bands: Mapping[str, Sequence[float]], patience: int):
+    for name, band in bands.items():
+      if len(band) != 2 or not band[0] <= band[1]:
+        raise ValueError(
+          f"config.alarms.{name} is (least, most) of a metric, got"
+          f" {tuple(band)}."
+        )
+    self._bands, self._patience = bands, patience
+    self._first: dict[str, int] = {}
+
+  def lines(self, step: int, row: Mapping[str, Any]) -> list[str]:
+    """A line for each metric outside of its band.
+
+    Args:
+      step: of the row.
+      row: means since the last row; metrics that are not in it are not looked
+        at.
+    """
+    found = []
+    for name, (least, most) in self._bands.items():
+      if name not in row:
+        continue
+      first = self._first.setdefault(name, step)
+      value = float(row[name])
+      if step - first >= self._patience and not least <= value <= most:
+        found.append(
+          f"ALARM at step {step}: {name} is {value:.4g}, outside of"
+          f" {least:g} to {most:g} (config.alarms.{name})."
+        )
+    return found

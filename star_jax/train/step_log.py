@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax.train import report
-from star_jax.train.alarms import alarms, check_bands
+from star_jax.train.alarms import Alarms
 from star_jax.train.guard import check_skipped, mean_of_steps
 from star_jax.train.logging import Progress, RunLog
 
@@ -40,7 +40,7 @@ class StepLog:
     checkpoints: Callable[[], Sequence[int]],
     waiting: Sequence[dict[str, Any]] = (),
   ):
-    check_bands(config.alarms)
+    self._alarms = Alarms(config.alarms, config.alarm_patience)
     self._config, self._log, self._mesh = config, log, mesh
     self._checkpoints = checkpoints
     self._pending: tuple[int, Any, report.CompiledStep] | None = None
@@ -101,5 +101,5 @@ class StepLog:
     row = mean_of_steps(metrics) | rates
     self._log.scalars(step, "train", row)
     print(self._progress.line(step, row), flush=True)
-    for line in alarms(step, row, self._config.alarms):
+    for line in self._alarms.lines(step, row):
       print(line, flush=True)
