@@ -116,12 +116,13 @@ def test_draws_follow_the_guided_logits_and_a_sample_is_its_own(tiny):
 )
 def test_a_bundle_draws_and_scores(tmp_path, name):
   """From disk to pictures; codes of levels with a softmax."""
+  levels = {"levels": (4, 4), "code_dim": 2} if name == "fsq" else {}
   config = dataclasses.replace(
-    testing.tiny_tokenizer_config(vocab_size=16), quantizer=name
+    testing.tiny_tokenizer_config(vocab_size=16),
+    quantizer=name,
+    learned_gains=True,
+    **levels,
   )
-  if name == "fsq":
-    config = dataclasses.replace(config, levels=(4, 4), code_dim=2)
-  config = dataclasses.replace(config, learned_gains=True)
   head = "softmax" if name == "fsq" else "bits"
   testing.save_tiny_class_bundle(tmp_path, tokenizer_config=config, head=head)
   star = star_jax.load(tmp_path)
