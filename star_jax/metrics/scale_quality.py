@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax import perceptual
+from star_jax.evaluation.distances import frechet_distance
+from star_jax.evaluation.moments import Moments
 from star_jax.metrics import efficientnet
-from star_jax.metrics.frechet import frechet_distance
 from star_jax.metrics.kid import kernel_distance
 from star_jax.metrics.reconstruction import padded_batches
 from star_jax.metrics.ssim import ssim
@@ -88,12 +89,13 @@ def feature_judge(real: np.ndarray, batch_size: int) -> Judge:
   del batch_size
   network = efficientnet.default_network()
   real_ND = network(real)
+  moments = Moments.of(real_ND)
 
   def judge(made):
     made_ND = network(made)
     return {
       KID: kernel_distance(made_ND, real_ND),
-      FRECHET: frechet_distance(made_ND, real_ND),
+      FRECHET: frechet_distance(Moments.of(made_ND), moments),
     }
 
   return judge

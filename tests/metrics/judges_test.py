@@ -9,7 +9,6 @@ from configs.evaluate import get_config
 from star_jax.bundle import load_bundle, save_bundle
 from star_jax.metrics import judges, scale_quality
 from star_jax.metrics.evaluate import evaluate
-from star_jax.metrics.frechet import frechet_distance
 from star_jax.metrics.ssim import ssim
 from star_jax.testing import random_params, tiny_tokenizer_config
 from star_jax.tokenizer.vqvae import VQVAE
@@ -66,22 +65,6 @@ def test_ssim_against_its_definition():
   np.testing.assert_allclose(ssim(x, y), want, rtol=1e-4)
   with pytest.raises(ValueError, match="at least 11 pixels"):
     ssim(x[:, :10], y[:, :10])
-
-
-def test_frechet_distance_of_gaussians():
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((40, 6)) @ rng.standard_normal((6, 6))
-  y = rng.standard_normal((30, 6)) + 1
-  a, b = np.cov(x.T), np.cov(y.T)
-  values, vectors = np.linalg.eigh(a)
-  root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-  middle = np.linalg.eigvalsh(root @ b @ root)
-  want = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(a + b)
-  want -= 2 * np.sqrt(np.maximum(middle, 0)).sum()
-  assert frechet_distance(x, y) == pytest.approx(want)
-  assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
-  with pytest.raises(ValueError, match="at least 2 pictures"):
-    frechet_distance(x[:1], y)
 
 
 def test_bits_of_a_pixel():
