@@ -54,16 +54,23 @@ def plan_arms(config: ConfigDict, names: Sequence[str] = ()) -> list[Arm]:
     ValueError: an unknown arm, tokenizer or model setting; a budget that buys
       less than one step or more examples than are cached.
   """
+  return [_plan_arm(config, arm) for arm in chosen_arms(config, names)]
+
+
+def chosen_arms(
+  config: ConfigDict, names: Sequence[str]
+) -> list[Mapping[str, Any]]:
+  """Those of `config.arms` that are named; all where no name is given.
+
+  Raises:
+    ValueError: a name that the sweep does not have.
+  """
   known = [arm["name"] for arm in config.arms]
   if unknown := sorted(set(names) - set(known)):
     raise ValueError(
       f"Unknown arms {', '.join(unknown)}; the sweep has {', '.join(known)}."
     )
-  return [
-    _plan_arm(config, arm)
-    for arm in config.arms
-    if not names or arm["name"] in names
-  ]
+  return [arm for arm in config.arms if not names or arm["name"] in names]
 
 
 def _plan_arm(config: ConfigDict, arm: Mapping[str, Any]) -> Arm:

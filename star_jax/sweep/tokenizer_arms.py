@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from star_jax.bundle import load_bundle
 from star_jax.metrics.evaluate import evaluate
 from star_jax.metrics.report import table, write_json
+from star_jax.sweep.plan import chosen_arms
 from star_jax.sweep.runs import Stopped, train_run
 from star_jax.sweep.tables import TABLES, plain
 from star_jax.train.flops import count_flops
@@ -75,16 +76,7 @@ def plan_arms(
   Raises:
     ValueError: an unknown arm, or a budget of less than one step.
   """
-  known = [arm["name"] for arm in config.arms]
-  if unknown := sorted(set(names) - set(known)):
-    raise ValueError(
-      f"Unknown arms {', '.join(unknown)}; the sweep has {', '.join(known)}."
-    )
-  return [
-    _plan_arm(config, arm)
-    for arm in config.arms
-    if not names or arm["name"] in names
-  ]
+  return [_plan_arm(config, arm) for arm in chosen_arms(config, names)]
 
 
 def _plan_arm(config: ConfigDict, arm: Mapping[str, Any]) -> TokenizerArm:
