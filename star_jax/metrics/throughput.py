@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from star_jax.metrics.benchmark import peak_bytes, repeated_seconds
 from star_jax.metrics.report import table
-from star_jax.metrics.versus.case import TRAIN, Case
+from star_jax.metrics.versus.case import DECODE, SAMPLE, Case
 from star_jax.metrics.versus.ours import Ours
 from star_jax.model.attention_backends import choose, platform_here
 from star_jax.sampling.memory import tree_bytes
@@ -56,10 +56,6 @@ def measure(case: Case, repeats: int, say=print) -> dict[str, Any]:
   times = repeated_seconds(ours.run, repeats)
   median = statistics.median(times)
   flops = count_flops(ours.program, *ours.arguments)
-  params = ours.params["star" if case.what == TRAIN else "tokenizer"]
-  passes = 1
-  if case.what == "sample":
-    params, passes = ours.params["star"], case.star.schedule.num_scales
   say(f"{case.name}: {median:.3f} s")
   return {
     "case": dataclasses.asdict(case),
@@ -69,10 +65,19 @@ def measure(case: Case, repeats: int, say=print) -> dict[str, Any]:
     "pictures_per_second": case.batch / median,
     "flops": flops,
     "peak": flops / median / matmul_peak(case.dtype, repeats),
-    "weight_bytes": passes * tree_bytes(params),
+    "weight_bytes": _weight_bytes(case, ours.params),
     "peak_bytes": peak_bytes(),
     "first_call_seconds": first,
   }
+
+
+def _weight_bytes(case: Case, params: Mapping[str, Any]) -> int:
+  """What has to be read at least: the transformer once a scale, or once a step;
+  the decoder once."""
+  if case.what == DECODE:
+    return tree_bytes(params["tokenizer"]["decoder"])
+  passes = case.star.schedule.num_scales if case.what == SAMPLE else 1
+  return passes * tree_bytes(params["star"])
 
 
 def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
