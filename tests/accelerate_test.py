@@ -31,6 +31,7 @@ def star(folders):
   return star_jax.load(folders[0], small_path=folders[1])
 
 
+@pytest.mark.long
 def test_a_picture_records_and_repeats_what_was_asked_for(star, tmp_path):
   drawn = star.sample_all("a heart", seed=3, accelerate=ASKED)
   recorded = drawn.recipes[0].settings["accelerate"]

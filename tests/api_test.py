@@ -105,6 +105,7 @@ def test_a_recipe_redraws_the_same_picture(star, drawn, tmp_path):
     star.redraw(other)
 
 
+@pytest.mark.long
 def test_guidance_off_is_another_program_with_another_result(star):
   off = star.sample(PROMPTS, seed=5, cfg_scale=0, return_tokens=True)
   on = star.sample(PROMPTS, seed=5, cfg_scale=9.0, return_tokens=True)
@@ -184,6 +185,7 @@ def test_bad_input_is_one_sentence(star, options, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 def test_a_long_prompt_warns_once_and_shows_what_was_cut(star):
   long = "a red heart beside " + "a very " * 30 + "small dog"
   with warnings.catch_warnings(record=True) as caught:
@@ -286,6 +288,7 @@ def test_the_encoder_of_the_tiny_bundle_is_the_installed_one(star):
   assert star.bundle.text == bundle.TextSettings.of(encoder)
 
 
+@pytest.mark.long
 def test_one_model_draws_pictures_of_every_shape(star, tmp_path):
   wide = star.sample_all(PROMPTS[:2], seed=5, aspect="16:9", return_scales=True)
   assert [image.size for image in wide.images] == [(16, 8)] * 2

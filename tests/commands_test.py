@@ -84,6 +84,7 @@ def test_files_and_what_they_carry(bundle, tmp_path, capsys):
   assert len(columns) and columns.min() > sheet.shape[1] // 2
 
 
+@pytest.mark.long
 def test_launch_draws_redraws_and_reuses_the_compilation_cache(
   launch, tmp_path
 ):

@@ -48,6 +48,7 @@ def test_kept_tokens_stay_and_the_others_change(star, picture):
   assert (out.tokens_BL[0] != out.tokens_BL[1]).any()
 
 
+@pytest.mark.long
 def test_the_rest_has_the_features_of_the_given_picture(star, picture):
   tokens = np.stack([star.encode(picture)] * 2)
   keep_hw = ~box_mask((3, 3), RIGHT)
@@ -209,12 +210,13 @@ def shipped():
   return star_jax.load(), picture
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("box", "outpaint"),
   [
-    pytest.param((0, 0.5, 1, 1), False, marks=pytest.mark.long),
+    ((0, 0.5, 1, 1), False),
     ((0.5, 0.5, 1, 1), False),
-    pytest.param((0, 0.25, 1, 1), True, marks=pytest.mark.long),
+    ((0, 0.25, 1, 1), True),
   ],
 )
 def test_the_shipped_model_leaves_the_rest_as_it_was(shipped, box, outpaint):

@@ -70,10 +70,8 @@ def tokens(star, prompts, **options):
   return star.sample_all(prompts, seed=3, **options).tokens_BL
 
 
-@pytest.mark.parametrize(
-  "kind",
-  ["head", pytest.param("transformer_first", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["head", "transformer_first"])
 def test_the_head_draws_the_last_scales_and_no_others(star, kind):
   prompts = ["a", "b c", "d"]
   plain = tokens(star, prompts)
@@ -83,12 +81,14 @@ def test_the_head_draws_the_last_scales_and_no_others(star, kind):
   np.testing.assert_array_equal(tokens(star, prompts, refine=kind), refined)
 
 
+@pytest.mark.long
 def test_a_refined_sample_does_not_see_its_batch(star):
   together = tokens(star, ["a", "b c", "d"], refine="head", batch=4)
   one_by_one = tokens(star, ["a", "b c", "d"], refine="head", batch=1)
   np.testing.assert_array_equal(together, one_by_one)
 
 
+@pytest.mark.long
 def test_a_bundle_without_a_head_says_so_and_draws(bundles):
   folder, encoder = bundles
   star = star_jax.StarPipeline(B.load_bundle(folder / "plain"), encoder)
@@ -138,6 +138,7 @@ def task(bundles):
   return RefineTask(c)
 
 
+@pytest.mark.long
 def test_training_moves_the_head_alone(task, bundles, tmp_path):
   folder, _ = bundles
   optimizer = build_optimizer(task.config.optimizer, 10)

@@ -35,6 +35,7 @@ from star_jax.tokenizer.vqvae import VQVAE
 from star_jax.train.global_arrays import fetch, place_by_rules
 from star_jax.train.logging import read_metrics
 from star_jax.train.loop import train_and_evaluate
+from tests.cases import long_but
 
 BATCH, TEXT_TOKENS = 8, 5
 MESHES = {
@@ -242,7 +243,9 @@ def whole():
   return loss_and_grads(make_config())
 
 
-@pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize(
+  "axes", long_but([3, 5], [*MESHES.values()], [*MESHES])
+)
 def test_loss_and_gradients_are_those_of_one_device(axes, whole):
   mesh = make_mesh(**axes)
   found = loss_and_grads(make_config(), mesh)
@@ -267,6 +270,7 @@ def test_other_models_share_the_tokens_of_a_picture(changes):
   assert_same(loss_and_grads(config, mesh), loss_and_grads(config))
 
 
+@pytest.mark.long
 def test_tokens_left_out_share_the_rest_of_a_picture():
   config = make_config()
   lengths = (1, 4, 9, 16, 20, 24)

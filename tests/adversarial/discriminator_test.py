@@ -116,6 +116,7 @@ def test_published_patch_discriminator_has_its_sizes():
   assert logits.shape == (1, 30 * 30)
 
 
+@pytest.mark.long
 def test_efficientnet_features_carry_the_gradient():
   try:
     _, frozen = adversarial.load(

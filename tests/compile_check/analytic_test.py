@@ -53,6 +53,7 @@ def test_the_formula_counts_what_a_gradient_computes(remat, query_block):
   assert found.model <= found.executed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("guided", [True, False])
 def test_the_formula_counts_the_parts_of_a_sampler(guided):
   tokenizer = testing.tiny_tokenizer_config((1, 2, 4, 8))

@@ -191,6 +191,7 @@ def save_bundle(folder, text, width):
   )
 
 
+@pytest.mark.long
 def test_a_bundle_draws_with_the_encoder_in_its_folder(tmp_path):
   folder = folders.write_clip(tmp_path / "in")
   bundle = tmp_path / "bundle"
@@ -220,6 +221,7 @@ def test_another_encoder_in_the_folder_is_refused(tmp_path):
     full.sample("a red cat")
 
 
+@pytest.mark.long
 def test_the_command_wants_the_kind_it_was_told(tmp_path):
   folder = folders.write_t5(tmp_path / "t5")
   code, out, err = launch("--from=hf_clip", f"--in={folder}", "--out=/none")
@@ -231,6 +233,7 @@ def test_the_command_wants_the_kind_it_was_told(tmp_path):
   assert load_text_encoder("t5", WINDOW, made).width == T5_SMALL["d_model"]
 
 
+@pytest.mark.long
 def test_a_converted_star_takes_its_text_encoder_along(tmp_path):
   folder = folders.write_clip(tmp_path / "clip", max_position_embeddings=77)
   files, settings = tiny_official(CLIP_SMALL["hidden_size"])

@@ -135,6 +135,7 @@ def test_what_was_converted_draws_classes(states, tmp_path):
   assert out.tokens_BL.shape == (2, 14) and out.images[0].size == (6, 6)
 
 
+@pytest.mark.long
 def test_what_was_converted_draws_texts(states, tmp_path):
   star = star_jax.load(convert(states, tmp_path, "star")[0])
   assert star.bundle.sampling == official.STAR_SAMPLING
@@ -334,6 +335,7 @@ def test_launch_refuses_a_file_that_would_run_something(tmp_path):
   assert "Traceback" not in done.stderr and not mark.exists()
 
 
+@pytest.mark.long
 def test_launch_takes_settings_from_a_file(states, tmp_path):
   preset = tmp_path / "tiny.json"
   preset.write_text(json.dumps({"model": MODELS["star"], "tokenizer": {}}))

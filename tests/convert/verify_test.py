@@ -84,6 +84,7 @@ def test_a_star_from_pth_files(states, tmp_path):
   assert "star: 25 of 28 tensors in use, 3" in verify.summary(report)
 
 
+@pytest.mark.long
 def test_a_reconstruction_below_the_limit_fails(states, tmp_path):
   report = verify.verify(request(states, tmp_path, "var", min_psnr=90.0))
   assert not report["passed"]
@@ -125,6 +126,7 @@ def test_why_nothing_is_compared(tmp_path):
   assert re.search("torch is not installed|has no models/vqvae.py", reason)
 
 
+@pytest.mark.long
 def test_launch_says_what_failed_by_its_status(states, tmp_path):
   files = request(states, tmp_path, "var")
   preset = tmp_path / "tiny.json"

@@ -14,6 +14,7 @@ from star_jax.sampling.sampler import (
   sample_keys,
 )
 from star_jax.train.losses import next_scale_loss
+from tests.cases import long_but
 from tests.golden.quantizer_test import nhwc
 from tests.golden.star_cases import (
   QUICK,
@@ -59,7 +60,7 @@ def test_teacher_forcing(name, case, mode):
   )
 
 
-@pytest.mark.parametrize(("name", "case", "mode"), CASES)
+@pytest.mark.parametrize(("name", "case", "mode"), long_but(1, CASES))
 def test_training_loss_and_gradients(name, case, mode):
   if mode not in case.get("train", {}):
     pytest.skip("the case has no training values")
@@ -107,7 +108,7 @@ def test_training_loss_and_gradients(name, case, mode):
     )
 
 
-@pytest.mark.parametrize(("name", "case", "mode"), CASES)
+@pytest.mark.parametrize(("name", "case", "mode"), long_but(1, CASES))
 def test_greedy_samples(name, case, mode):
   tensors = arrays(case["tensors"])
   if f"ar_{mode}.tokens" not in tensors:

@@ -18,6 +18,7 @@ from star_jax.model.refine import RefineConfig, RefineHead, refine_loss
 from star_jax.model.star import Star
 from star_jax.sampling import loops, rounds
 from star_jax.sampling import sampler as sampler_lib
+from tests.cases import long_but
 from tests.golden.conftest import cases_of
 from tests.golden.quantizer_test import nhwc
 from tests.golden.star_cases import (
@@ -115,7 +116,7 @@ def test_logits_on_a_given_mask(name, case, mode):
   )
 
 
-@pytest.mark.parametrize(("name", "case", "mode"), CASES)
+@pytest.mark.parametrize(("name", "case", "mode"), long_but(1, CASES))
 def test_training_loss_and_gradients(name, case, mode):
   _, loss, params, (config, refine, tensors) = teacher_forced(case, mode)
   expected = case["train_sampler_masked"][mode]

@@ -17,6 +17,7 @@ from star_jax.sampling.sampler import (
 from star_jax.train.losses import next_scale_loss, token_losses
 from star_jax.train.optimizer import decay_mask
 from star_jax.train.progressive import Stages
+from tests.cases import long_but
 from tests.golden.quantizer_test import nhwc
 from tests.golden.star_cases import QUICK, arrays, tokenizer_of
 from tests.golden.var_cases import var_cases, var_config, var_params
@@ -74,7 +75,7 @@ def test_teacher_forcing_of_classes_and_of_the_null_class(name, case):
   )
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), long_but(1, CASES))
 def test_training_loss_gradients_and_the_first_step(name, case):
   config, params, tensors = setup(case)
   expected = case["train"]["full"]
@@ -144,7 +145,7 @@ def test_training_loss_gradients_and_the_first_step(name, case):
       assert error.max() < 2.1 * rate, key
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), long_but([1], CASES))
 def test_losses_of_progressive_stages(name, case):
   config, params, tensors = setup(case)
   idx_BL, schedule = tensors["gt_tokens"], config.schedule
@@ -195,7 +196,7 @@ def test_losses_of_progressive_stages(name, case):
   )
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), long_but([1], CASES))
 def test_greedy_samples(name, case):
   config, params, tensors = setup(case)
   vqvae, vqvae_params = tokenizer_of(case, config)

@@ -53,6 +53,7 @@ def test_encode_and_decode(name, case):
   np.testing.assert_allclose(recon_KBHW3[-1], want, atol=IMAGE_ATOL)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_training_loss_and_gradients(name, case):
   config, vqvae, params, tensors = _setup(case)

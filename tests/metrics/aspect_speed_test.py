@@ -6,6 +6,7 @@ from star_jax import bundle, testing
 from star_jax.metrics import aspect_speed
 
 
+@pytest.mark.long
 def test_every_shape_is_timed_beside_the_square(tmp_path):
   testing.save_tiny_bundle(tmp_path)
   found = aspect_speed.time_shapes(

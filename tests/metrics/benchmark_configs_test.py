@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from star_jax.metrics.benchmark_configs import run_config
 
 
+@pytest.mark.long
 def test_next_scale_beside_raster_order(tmp_path):
   config = ConfigDict(
     dict(kind="complexity", repeats=1, depth=1, width=32, heads=2, grids=(2, 4))

@@ -41,6 +41,7 @@ def test_a_tokenizer_agrees_with_itself():
   np.testing.assert_array_equal(report.psnr["old"], report.psnr["new"])
 
 
+@pytest.mark.long
 def test_agreement_and_psnr_are_those_of_the_tokens_and_pictures():
   old = tokenizer((1, 2, 3))
   schedule = ScaleSchedule.from_patch_nums((1, 3, 6))
@@ -81,6 +82,7 @@ def test_pictures_of_two_shapes_are_not_compared():
     growth.check_aspects(old[0], grown.config)
 
 
+@pytest.mark.long
 def test_the_bundle_that_is_written_is_the_grown_tokenizer(tmp_path, capsys):
   config, params = tokenizer((1, 2))
   save_bundle(

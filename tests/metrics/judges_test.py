@@ -73,6 +73,7 @@ def test_bits_of_a_pixel():
   assert found == pytest.approx({"plain": 2.5, "coded": 4 / 64})
 
 
+@pytest.mark.long
 def test_a_tokenizer_is_measured_on_any_pictures(tmp_path, monkeypatch):
   def judge(real, batch_size):
     return lambda made: {

@@ -10,6 +10,7 @@ from star_jax.train import build_cache
 from star_jax.train.frozen import SyntheticText
 
 
+@pytest.mark.long
 def test_rates_of_a_small_cache(tmp_path, monkeypatch):
   monkeypatch.setattr(
     build_cache, "load_text_encoder", lambda name, n, path: SyntheticText(4, n)

@@ -25,6 +25,7 @@ def test_both_sides_get_the_same_weights_and_inputs(tmp_path):
     np.testing.assert_array_equal(inputs[name], value)
 
 
+@pytest.mark.long
 def test_the_noise_is_that_of_the_draws(tmp_path):
   """Logits, filters and this noise give the sampler's tokens."""
   case = Case("tiny", "sample", 1, 2, **TINY)

@@ -106,14 +106,8 @@ def test_draws_follow_the_guided_logits_and_a_sample_is_its_own(tiny):
   assert len(np.unique(drawn, axis=0)) == 4
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "bsq",
-    pytest.param("fsq", marks=pytest.mark.long),
-    pytest.param("lfq", marks=pytest.mark.long),
-  ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["bsq", "fsq", "lfq"])
 def test_a_bundle_draws_and_scores(tmp_path, name):
   """From disk to pictures; codes of levels with a softmax."""
   levels = {"levels": (4, 4), "code_dim": 2} if name == "fsq" else {}

@@ -127,6 +127,7 @@ def test_unguided_samples_match_the_joint_distribution(tiny, unguided, slot):
   assert p_value(unguided[:, slot], probs[(slot + 1) % SLOTS]) < 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("slot", range(SLOTS))
 def test_guided_samples_match_the_mixed_distribution(tiny, guided, slot):
   drawn = guided(1.5)

@@ -26,11 +26,12 @@ def small(**overrides):
   return testing.tiny_star_config(tokenizer, **overrides), tokenizer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "star, tokenizer, options, batch",
   [
     (*small(), {}, 12),
-    pytest.param(
+    (
       *small(
         text_dim=0,
         num_classes=3,
@@ -40,7 +41,6 @@ def small(**overrides):
       ),
       {"guided": False},
       4,
-      marks=pytest.mark.long,
     ),
   ],
 )

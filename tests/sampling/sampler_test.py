@@ -9,6 +9,7 @@ from star_jax import testing
 from star_jax.model.star import Star
 from star_jax.sampling import sampler as S
 from star_jax.tokenizer.vqvae import VQVAE
+from tests.cases import long_but
 
 T, D = 5, 12
 
@@ -105,6 +106,7 @@ def test_pictures_are_those_of_the_tokens(tiny, guided_run):
   np.testing.assert_allclose(out.image_BHW3, last, atol=1e-5)
 
 
+@pytest.mark.long
 def test_decoding_one_by_one_gives_the_same_pictures(tiny, guided_run):
   run, knobs, keys, out = guided_run
   all_at_once, one_by_one = (
@@ -158,7 +160,7 @@ def test_gumbel_smoothing_mixes_codes_between_the_scales(tiny, guided_run):
   assert smooth.image_BHW3 is None and smooth.logits_BLV is None
 
 
-@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("filtered", long_but(1, [False, True]))
 def test_smoothing_sees_the_logits_after_or_before_the_filters(tiny, filtered):
   run = tiny.sampler(
     gumbel_smooth=True, smooth_filtered=filtered, return_image=False

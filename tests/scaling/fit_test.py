@@ -143,6 +143,7 @@ def test_what_no_law_can_be_made_of_is_refused(results, held_out, match):
     split_of(results, held_out)
 
 
+@pytest.mark.long
 def test_the_command_writes_tables_and_figures(tmp_path):
   path = tmp_path / "results.json"
   path.write_text(json.dumps(made()))

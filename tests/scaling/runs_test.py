@@ -65,6 +65,7 @@ def kernel(folder):
   return np.asarray(read_params(find_run(folder)[0])["head"]["kernel"])
 
 
+@pytest.mark.long
 def test_a_cooldown_is_the_run_of_its_schedule(fake, tmp_path):
   """Bitwise, wherever the sweep was stopped."""
   c = config()
@@ -99,6 +100,7 @@ def test_a_trunk_past_the_branch_is_refused(fake, tmp_path):
     sweep.train(tmp_path, planned.jobs[0], planned.budgets[0], 0.1)
 
 
+@pytest.mark.long
 def test_a_sweep_that_was_stopped_goes_on(fake, tmp_path):
   fake.stop = lambda step, name: (step, name) == (10, "steps-12")
   results = run.run_sweep(config(), tmp_path)
@@ -118,6 +120,7 @@ def test_a_sweep_that_was_stopped_goes_on(fake, tmp_path):
   assert not fake.trained
 
 
+@pytest.mark.long
 def test_jobs_of_an_array_are_independent(fake, tmp_path):
   with pytest.raises(ValueError, match="run the same command with --prepare"):
     run.run_sweep(config(), tmp_path, only=1)

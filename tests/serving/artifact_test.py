@@ -57,6 +57,7 @@ def exported(star, tmp_path_factory):
   return folder
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*exceed the text window")
 def test_run_py_draws_the_same_pixels_without_this_package(star, exported):
   pictures = drawn(exported, *PROMPTS, "--seed=4294967295", "--top_p=0.9")

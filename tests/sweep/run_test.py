@@ -73,6 +73,7 @@ def sweep(monkeypatch, tmp_path):
   return run
 
 
+@pytest.mark.long
 def test_what_is_finished_is_kept(sweep, tmp_path):
   config = ablations.get_config("runlocal")
   asked, results = sweep(config)

@@ -39,6 +39,7 @@ def _setup():
   return quantizer, {"quantizer": params, "decoder": {"w": 1}}, f_BhwCv
 
 
+@pytest.mark.long
 def test_start_from_features_uses_the_codebook_and_lowers_the_loss():
   quantizer, params, f = _setup()
   started = _start(params, f)
@@ -93,6 +94,7 @@ def test_more_codes_than_candidates():
   assert len(np.unique(drawn)) == 5
 
 
+@pytest.mark.long
 def test_k_means_lowers_the_loss_further():
   quantizer, params, f = _setup()
 

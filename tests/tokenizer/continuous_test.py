@@ -43,6 +43,7 @@ def test_divergence_and_noise_by_hand():
   assert 0.7 < noise.std() < 1.3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "changes", [{}, {"linear_path": True, "deep_encoder": False}]
 )

@@ -46,6 +46,7 @@ def test_fold_keeps_each_patch_together():
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("deep", [True, False])
 def test_a_full_code_loses_nothing_at_the_start(deep):
   """12 numbers a patch of 12 values, and convolutions that begin at 0."""

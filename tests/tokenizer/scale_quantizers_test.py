@@ -234,6 +234,7 @@ def test_entropy_weight_adds_its_term_and_reaches_the_features(name):
   assert np.any(gradient) and np.all(np.isfinite(gradient))
 
 
+@pytest.mark.long
 def test_gains_from_the_data_are_the_best_ones():
   """Of signs: the mean size of each channel; on the sphere one for all."""
   rng = np.random.default_rng(0)

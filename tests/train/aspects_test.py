@@ -38,6 +38,7 @@ def loss_of(task, params, batch):
   return jax.jit(loss, compiler_options=quick.OPTIONS)(params, task.frozen)
 
 
+@pytest.mark.long
 def test_the_loss_of_a_shape_is_that_of_a_model_made_for_it():
   task = TransformerTask(config(aspects=ASPECTS))
   params, _ = jax.jit(task.init)(jax.random.key(0))
@@ -62,6 +63,7 @@ def test_the_loss_of_a_shape_is_that_of_a_model_made_for_it():
   assert abs(mistaken - losses[wide]) > 1e-7
 
 
+@pytest.mark.long
 def test_every_shape_has_a_cache_that_equals_its_raw_pictures(
   tmp_path, monkeypatch
 ):

@@ -112,6 +112,7 @@ def check(start, tmp_path, count, num_steps, asynchronous):
   return said
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again(start, tmp_path):
   check(start, tmp_path, count=4, num_steps=24, asynchronous=True)
 
@@ -133,6 +134,7 @@ def check_cache(start, tmp_path, parts, count):
   assert len(whole) > 10
 
 
+@pytest.mark.long
 def test_a_token_cache_whose_build_is_killed(start, parts, tmp_path):
   check_cache(start, tmp_path, parts, count=1)
 

@@ -153,9 +153,8 @@ def change(width, base_width, name):
   return features, logits
 
 
-@pytest.mark.parametrize(
-  "name", ["adamw", pytest.param("muon", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_coordinates_do_not_grow_with_the_width(name):
   """8 times the width: features and logits move as far as before."""
   narrow, wide = change(BASE, BASE, name), change(8 * BASE, BASE, name)

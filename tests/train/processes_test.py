@@ -66,6 +66,7 @@ def assert_whole(workdir, alone):
   )
 
 
+@pytest.mark.long
 def test_a_signal_to_one_process_stops_both_and_one_alone_goes_on(
   alone, tmp_path
 ):

@@ -129,9 +129,8 @@ def config(**changes):
   return c
 
 
-@pytest.mark.parametrize(
-  "drop", [pytest.param({}, marks=pytest.mark.long), DROP]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("drop", [{}, DROP])
 def test_a_stage_does_not_see_the_tokens_of_later_scales(drop):
   task = TransformerTask(config(token_drop=drop))
   assert [task.stages.at(it) for it in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]

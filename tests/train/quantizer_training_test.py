@@ -19,8 +19,6 @@ from star_jax.train.tokenizer_task import TokenizerTask
 from star_jax.train.transformer_task import TransformerTask
 from tests.train import quick
 
-FASTER = ("bsq",)
-
 
 def tiny(arm):
   """The arm on 8 px with 4 bits a token."""
@@ -51,13 +49,8 @@ def test_arms_have_equal_bits():
     assert config.image_size == (64, 64)
 
 
-@pytest.mark.parametrize(
-  "arm",
-  [
-    pytest.param(arm, marks=() if arm in FASTER else pytest.mark.long)
-    for arm in tokenizer_quantizers.ARMS
-  ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("arm", tokenizer_quantizers.ARMS)
 def test_an_arm_trains_from_its_start_to_a_bundle(arm, tmp_path):
   task = TokenizerTask(tiny(arm))
   optimizer = build_optimizer(task.config.optimizer, 100)
@@ -131,6 +124,7 @@ def _no_weights(monkeypatch):
   )
 
 
+@pytest.mark.long
 def test_flips_change_inputs_and_targets_in_training_alone(tmp_path):
   task = TransformerTask(stage_2(tmp_path))
   plain = TransformerTask(stage_2(tmp_path, bit_flip=0.0))

@@ -339,6 +339,7 @@ def test_moments_and_average_lie_where_the_parameters_do():
   assert kernel.addressable_shards[0].data.size == kernel.size // 8
 
 
+@pytest.mark.long
 def test_bfloat16_layers_have_float32_parameters_moments_and_average():
   state, metrics = transformer_step(dtype="bfloat16")
   exact, exact_metrics = transformer_step()

@@ -40,6 +40,7 @@ def args_of(task, state, step):
   return state.params, rest, state.adversary.params
 
 
+@pytest.mark.long
 def test_the_gradient_is_that_of_the_sum_of_the_losses(pieces):
   """Against the objective written down in one piece."""
   task, _, state = pieces

@@ -75,6 +75,7 @@ def test_configs_of_larger_pictures_take_the_official_tokenizer(size):
   assert {k for k in ours if ours[k] != theirs[k]} <= set(FREE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["decoder", "quantizer"])
 def test_a_part_is_trained_and_the_rest_has_no_moments(part):
   c = config(train_only=part)

@@ -40,6 +40,7 @@ def copied(state):
   return jax.tree.map(jnp.copy, state)
 
 
+@pytest.mark.long
 def test_step_lowers_the_loss_and_tracks_usage(pieces):
   task, optimizer, state = pieces
   state = task.start(copied(state), task.train_batches())

@@ -292,6 +292,7 @@ def class_config(parts, **changes):
   return c
 
 
+@pytest.mark.long
 def test_a_model_of_classes_reads_captions_as_classes(parts, tmp_path):
   task = TransformerTask(class_config(parts, data="folder"))
   rng = np.random.default_rng(0)
@@ -327,6 +328,7 @@ def test_condition_dropout_of_classes_gives_the_null_class():
   assert 220 < np.sum(np.asarray(mixed) == 7) < 380
 
 
+@pytest.mark.long
 def test_a_cache_of_classes_serves_labels(parts, cached, tmp_path):
   rng = np.random.default_rng(1)
   for i in range(12):
