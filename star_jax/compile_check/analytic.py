@@ -126,15 +126,16 @@ def _own_products(config: StarConfig, lengths: tuple[int, ...]) -> int:
   backward = {XLA: 4, CUDNN: 5, SPLASH: 7}[backend]
   # Blocks of short sequences keep their probabilities, if remat lets them.
   long = sum(lengths) > config.query_block
-  if backend == XLA and (long or config.remat == "attention"):
+  if backend == XLA and (long or config.remat in ("attention", "dots")):
     backward += 2
   if backend == SPLASH:
     # Imported here: Pallas takes a second.
     from star_jax.model.splash import scale_causal_mask
 
     pairs = scale_causal_mask(lengths).blocks.pairs
-  # A kernel keeps more than goes in and comes out, so it runs again.
-  once = config.remat == "none" or (config.remat, backend) == ("attention", XLA)
+  # cuDNN's kernel keeps more than goes in and comes out, so it runs again.
+  kept = ("none",) if backend == CUDNN else ("none", "attention", "dots")
+  once = config.remat in kept
   forward = 2 if once else 4
   return (forward + backward) * pairs
 
@@ -173,8 +174,9 @@ def sampling_flops(
   rows = batch * (1 + config.guided)
   parts = {BACKBONE: _backbone_flops(star, rows, batch, text_tokens)}
   if config.refine is not None:
-    parts[REFINEMENT] = rows * sum(
-      _head_calls(config, k) * _head_flops(star, refine, k)
+    parts[REFINEMENT] = sum(
+      rows * _head_calls(config, k) * _head_flops(star, refine, k)
+      + _surroundings_flops(star, rows, k)
       for k in range(refine.first_scale, star.schedule.num_scales)
     )
   if config.return_image:
@@ -216,14 +218,23 @@ def _head_calls(config: SamplerConfig, k: int) -> int:
 def _head_flops(star: StarConfig, refine: RefineConfig, k: int) -> float:
   """One call for one row: the l tokens of a scale behind one of the text."""
   tokens = star.schedule.lengths[k]
-  used = {"text_proj": 1, "word_embed": tokens, "head": tokens}
-  flops = 2 * sum(
-    math.prod(shape) * used.get(path.split("/")[0], tokens + 1)
-    for path, shape in expected_shapes(RefineHead(star, refine)).items()
-    if re.search(r"(kernel|attn/qkv)$", path)
-  )
+  flops = 2 * tokens * star.code_dim * star.width
+  for path, shape in expected_shapes(RefineHead(star, refine)).items():
+    if re.search(r"^blocks/.*(kernel|attn/qkv)$", path):
+      flops += 2 * math.prod(shape) * (tokens + 1)
+    elif path == "head/kernel":
+      flops += 2 * math.prod(shape) * tokens
   # The text sees all, each other token the text and its own scale.
   return flops + 4 * refine.depth * star.width * (tokens + 1) ** 2
+
+
+def _surroundings_flops(star: StarConfig, rows: int, k: int) -> float:
+  """What the calls for a scale share: features and text of every row, levels
+  and the embedding of codes once."""
+  square = star.width**2
+  of_rows = (star.schedule.lengths[k] + 1) * square + star.text_dim * star.width
+  of_all = (star.schedule.num_scales + star.code_dim) * square
+  return 2 * (rows * of_rows + of_all)
 
 
 def _decoder_flops(config: VQVAEConfig) -> float:

@@ -42,10 +42,13 @@ from star_jax.sharding import SEQUENCE, axis_size, constrain
 
 # What each choice of `StarConfig.remat` keeps of a layer; only products with
 # weights have no batch axis.
+_OF_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
 REMAT_POLICIES = {
   "layer": jax.checkpoint_policies.nothing_saveable,
-  "attention": jax.checkpoint_policies.save_only_these_names(KEPT),
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "attention": _OF_ATTENTION,
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _OF_ATTENTION
+  ),
 }
 MAX_LOG_SCALE = math.log(100.0)
 INIT_LOG_SCALE = math.log(4.0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,16 +68,62 @@ class RefineConfig:
       )
 
 
+@flax.struct.dataclass
+class Surroundings:
+  """What the head knows of some scales whatever tokens are fixed.
+
+  kernel_CvC: from the code of a token to the first layer.
+  text_B1C, rest_BLC: what else goes into it, of the text and of each token.
+  scales: static, which ones.
+  """
+
+  kernel_CvC: jax.Array
+  text_B1C: jax.Array
+  rest_BLC: jax.Array
+  scales: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+
+class Affine(nn.Module):
+  """The weights of a dense layer, [in, out] and [out], for products of theirs
+  with each other."""
+
+  shape: tuple[int, int]
+  std: float
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    return (
+      self.param("kernel", weight_init(self.std), self.shape),
+      self.param("bias", nn.initializers.zeros_init(), self.shape[1:]),
+    )
+
+
 class RefineHead(nn.Module):
   """Fixed tokens and features of a scale -> logits of all its tokens.
 
   `config` is that of the transformer, `refine` what is its own.
+
+  The official head embeds the codes, puts the features beside them and takes
+  both through one dense layer. Half of that product does not depend on the
+  tokens, and embedding and layer are one matrix: `surroundings` computes both
+  once for all rounds of a scale.
   """
 
   config: StarConfig
   refine: RefineConfig
 
-  @nn.compact
+  def setup(self):
+    cfg, std = self.config, self.config.weight_std
+    init = weight_init(std)
+    shape = (self.config.schedule.num_scales, cfg.width)
+    self.pos_start = self.param("pos_start", init, (cfg.width,))
+    self.lvl_embed = self.param("lvl_embed", init, shape)
+    self.text_proj = self._dense(cfg.width)
+    self.word_embed = Affine((cfg.code_dim, cfg.width), std)
+    self.proj = Affine((2 * cfg.width, cfg.width), std)
+    self.blocks = self._blocks()
+    self.head = self._dense(cfg.vocab_size)
+
   def __call__(
     self,
     x_BLCv: jax.Array,
@@ -92,48 +139,77 @@ class RefineHead(nn.Module):
       pooled_BD: of the text.
       scales: static, which scales the L tokens are; they do not see each other.
     """
+    known = self.surroundings(features_BLC, pooled_BD, scales)
+    return self.complete(x_BLCv, known)
+
+  def surroundings(
+    self, features_BLC: jax.Array, pooled_BD: jax.Array, scales: tuple[int, ...]
+  ) -> Surroundings:
+    """What all calls for these scales share; see `__call__`."""
     cfg, schedule = self.config, self.config.schedule
     assert all(k >= self.refine.first_scale for k in scales), scales
-    init = weight_init(cfg.weight_std)
-
-    def dense(features, name):
-      return nn.Dense(
-        features,
-        dtype=jnp.float32,
-        precision=HIGHEST,
-        kernel_init=init,
-        name=name,
-      )
-
-    pos_start = self.param("pos_start", init, (cfg.width,))
-    lvl_embed = self.param("lvl_embed", init, (schedule.num_scales, cfg.width))
-    text_BC = dense(cfg.width, "text_proj")(jnp.asarray(pooled_BD, jnp.float32))
-    text_B1C = (text_BC + pos_start)[:, None]
-    lengths = tuple(schedule.lengths[k] for k in scales)
-    level_L = np.repeat(scales, lengths)
-    x_BLC = dense(cfg.width, "word_embed")(x_BLCv) + lvl_embed[level_L]
-    both = jnp.concatenate(
-      [
-        jnp.concatenate([text_B1C, x_BLC], axis=1),
-        jnp.concatenate([text_B1C, features_BLC], axis=1),
-      ],
-      axis=-1,
+    level_L = np.repeat(scales, [schedule.lengths[k] for k in scales])
+    embed_CvC, embed_bias_C = self.word_embed()
+    both_EC, bias_C = self.proj()
+    of_token_CC, of_feature_CC = jnp.split(both_EC, 2)
+    pooled_BD = jnp.asarray(pooled_BD, jnp.float32)
+    text_BC = self.text_proj(pooled_BD) + self.pos_start
+    level_KC = product(self.lvl_embed + embed_bias_C, of_token_CC) + bias_C
+    features = product(flat_tokens(features_BLC), of_feature_CC)
+    features = features.reshape(*features_BLC.shape[:2], cfg.width)
+    text_BC = product(text_BC, of_token_CC + of_feature_CC) + bias_C
+    return Surroundings(
+      kernel_CvC=product(embed_CvC, of_token_CC),
+      text_B1C=text_BC[:, None],
+      rest_BLC=features + level_KC[level_L],
+      scales=tuple(scales),
     )
-    x_BLC = dense(cfg.width, "proj")(flat_tokens(both))
-    x_BLC = x_BLC.reshape(*both.shape[:2], cfg.width)
-    x_BLC = self._layers(x_BLC, scales, lengths)[:, 1:]
+
+  def complete(self, x_BLCv: jax.Array, known: Surroundings) -> jax.Array:
+    """float32 logits [B, L, V] of all tokens; see `__call__`."""
+    cfg = self.config
+    x_BLC = product(flat_tokens(x_BLCv), known.kernel_CvC)
+    x_BLC = x_BLC.reshape(known.rest_BLC.shape) + known.rest_BLC
+    x_BLC = jnp.concatenate([known.text_B1C, x_BLC], axis=1)
+    x_BLC = self._layers(x_BLC, known.scales)[:, 1:]
     x_BLC = x_BLC.astype(jnp.float32)
     if cfg.logit_norm:
       x_BLC = layer_norm(x_BLC, cfg.norm_eps)
-    logits = dense(cfg.vocab_size, "head")(flat_tokens(x_BLC))
+    logits = self.head(flat_tokens(x_BLC))
     return logits.reshape(*x_BLC.shape[:2], cfg.vocab_size)
 
-  def _layers(self, x_BLC, scales, lengths) -> jax.Array:
-    """The blocks, over the text token and the scales behind it."""
-    cfg, depth = self.config, self.refine.depth
-    cfg = dataclasses.replace(
-      cfg, cross_attention=False, adaptive_norm="none", drop_path_rate=0.0
+  def _dense(self, features: int) -> nn.Dense:
+    return nn.Dense(
+      features,
+      dtype=jnp.float32,
+      precision=HIGHEST,
+      kernel_init=weight_init(self.config.weight_std),
     )
+
+  def _plain(self) -> StarConfig:
+    """Of the blocks."""
+    return dataclasses.replace(
+      self.config,
+      cross_attention=False,
+      adaptive_norm="none",
+      drop_path_rate=0.0,
+    )
+
+  def _blocks(self) -> nn.Module:
+    cfg = self._plain()
+    blocks = nn.scan(
+      remat_block(cfg),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(0, nn.broadcast),
+      length=self.refine.depth,
+      check_constancy_invariants=self.is_initializing(),
+    )
+    return blocks(cfg, scaled_output=False)
+
+  def _layers(self, x_BLC: jax.Array, scales: tuple[int, ...]) -> jax.Array:
+    """The blocks, over the text token and the scales behind it."""
+    cfg, depth = self._plain(), self.refine.depth
     ends = cfg.schedule.begin_ends
     # The text token turns by the angle of the very first token, which is 0.
     tokens = np.concatenate([[0], *[np.arange(*ends[k]) for k in scales]])
@@ -152,7 +228,7 @@ class RefineHead(nn.Module):
       sin_Lp=sin_Lp,
       mask_BT=None,
       cond_L6C=None,
-      lengths=(1, *lengths),
+      lengths=(1, *[cfg.schedule.lengths[k] for k in scales]),
       begin=None,
       deterministic=True,
       within_scales=True,
@@ -164,16 +240,14 @@ class RefineHead(nn.Module):
       cross_v_BTC=None,
       modulation_B6C=None,
     )
-    blocks = nn.scan(
-      remat_block(cfg),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(0, nn.broadcast),
-      length=depth,
-      check_constancy_invariants=self.is_initializing(),
-    )(cfg, scaled_output=False, name="blocks")
-    (x_BLC, _), _ = blocks((x_BLC.astype(cfg.dtype), None), layers, context)
+    x_BLC = x_BLC.astype(cfg.dtype)
+    (x_BLC, _), _ = self.blocks((x_BLC, None), layers, context)
     return x_BLC
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """float32, not rounded by the hardware."""
+  return jnp.matmul(x.astype(jnp.float32), kernel, precision=HIGHEST)
 
 
 def draw_visible(key: jax.Array, batch: int, num_tokens: int) -> jax.Array:

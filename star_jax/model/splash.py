@@ -26,6 +26,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask as masks,
 )
 
+from star_jax.model.attention import KEPT
 from star_jax.model.kernel_blocks import KernelBlocks
 from star_jax.sharding import activation_spec
 
@@ -181,6 +182,8 @@ def _attention(
       v_layout=kernels.QKVLayout.SEQ_MINOR,
     ),
     interpret=interpret,
+    # What the backward pass reads besides q, k and v.
+    residual_checkpoint_name=KEPT,
   )
   run = jax.vmap(kernel)
   if q.dtype != jnp.float32:

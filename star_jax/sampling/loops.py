@@ -143,18 +143,18 @@ def _draw_refined(
   num_scales = models.star.config.schedule.num_scales
   length = logits.shape[1]
 
+  variables = {"params": params["refine"]}
+  known = head.apply(
+    variables, features_RlC, pooled_RD, (k,), method="surroundings"
+  )
+
   def ask(visible_Bl, fixed_Bl):
     codes_BlCv = vqvae.apply(
       {"params": params["tokenizer"]}, fixed_Bl, method="codes"
     )
     shown = jnp.where(visible_Bl[..., None], codes_BlCv, 0.0)
-    out = head.apply(
-      {"params": params["refine"]},
-      both_halves(shown, guided),
-      features_RlC,
-      pooled_RD,
-      (k,),
-    )
+    shown = both_halves(shown, guided)
+    out = head.apply(variables, shown, known, method="complete")
     return _guided(out, guided, knobs, 1.0)
 
   # Streams of a refined scale, behind those of draws and smoothing.
