@@ -16,6 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from star_jax.model.attention import (
   KEPT,
@@ -25,7 +26,7 @@ from star_jax.model.attention import (
   scale_causal_attention,
   within_scale_attention,
 )
-from star_jax.model.attention_backends import backend_of
+from star_jax.model.attention_backends import SPLASH, backend_of
 from star_jax.model.cache import KVCache, fill_cache
 from star_jax.model.condition import text_keys_values
 from star_jax.model.config import StarConfig
@@ -36,19 +37,23 @@ from star_jax.model.layers import (
   layer_norm,
   weight_init,
 )
-from star_jax.model.rope import apply_rope
+from star_jax.model.projections import (
+  PRODUCT,
+  IntoHeads,
+  OutOfHeads,
+  product_into_heads,
+  split_heads,
+)
+from star_jax.model.rope import apply_rope, apply_rope_by_product
 from star_jax.model.sequence import sequence_attention
 from star_jax.sharding import SEQUENCE, axis_size, constrain
 
-# What each choice of `StarConfig.remat` keeps of a layer; only products with
-# weights have no batch axis.
-_OF_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
+# What each choice of `StarConfig.remat` keeps of a layer.
+_KEEP = jax.checkpoint_policies.save_only_these_names
 REMAT_POLICIES = {
   "layer": jax.checkpoint_policies.nothing_saveable,
-  "attention": _OF_ATTENTION,
-  "dots": jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _OF_ATTENTION
-  ),
+  "attention": _KEEP(KEPT),
+  "dots": _KEEP(KEPT, PRODUCT),
 }
 MAX_LOG_SCALE = math.log(100.0)
 INIT_LOG_SCALE = math.log(4.0)
@@ -110,6 +115,18 @@ def output_std(config: StarConfig, scaled: bool) -> float:
   return config.weight_std / factor
 
 
+def _is_direct(
+  config: StarConfig, context: BlockContext, cache: KVCache | None
+) -> bool:
+  """See `projections`: in training on a TPU. Caches hold flat channels."""
+  return (
+    cache is None
+    and context.begin is None
+    and axis_size(SEQUENCE) == 1
+    and backend_of(config) == SPLASH
+  )
+
+
 class Mlp(nn.Module):
   """Two linear layers with GELU (tanh form)."""
 
@@ -124,11 +141,12 @@ class Mlp(nn.Module):
     x = nn.Dense(
       cfg.mlp_width, dtype=dtype, kernel_init=weight_init(std), name="fc1"
     )(x)
-    x = nn.gelu(x, approximate=True)
+    x = nn.gelu(checkpoint_name(x, PRODUCT), approximate=True)
     std = output_std(cfg, self.scaled_output)
-    return nn.Dense(
+    x = nn.Dense(
       cfg.width, dtype=dtype, kernel_init=weight_init(std), name="fc2"
-    )(x).reshape(shape)
+    )(x)
+    return checkpoint_name(x.reshape(shape), PRODUCT)
 
 
 def head_scale(module: nn.Module, config: StarConfig) -> jax.Array:
@@ -167,25 +185,31 @@ class SelfAttention(nn.Module):
     zeros = nn.initializers.zeros_init()
     q_bias = self.param("q_bias", zeros, (width,)).astype(dtype)
     v_bias = self.param("v_bias", zeros, (width,)).astype(dtype)
-    if axis_size("fsdp") > 1:
-      # Gathered, and their gradients scattered, one after the other.
-      q, k, v = (flat_tokens(x_BLC) @ kernel[:, i] for i in range(3))
-      q, k, v = (x.reshape(x_BLC.shape) for x in (q, k, v))
+    direct = _is_direct(cfg, context, cache)
+    if direct:
+      q, k, v = (
+        product_into_heads(x_BLC, kernel[:, i], bias_C, cfg.num_heads)
+        for i, bias_C in enumerate((q_bias, None, v_bias))
+      )
     else:
-      x = jnp.einsum("...c,cte->...te", flat_tokens(x_BLC), kernel)
-      x = x.reshape(*x_BLC.shape[:2], 3, width)
-      q, k, v = (x[:, :, i] for i in range(3))
-    q, v = q + q_bias, v + v_bias
-
-    q, k = (self._split(x) for x in (q, k))
+      q, k, v = self._side_by_side(x_BLC, kernel)
+      q, v = q + q_bias, v + v_bias
+      q, k = (
+        checkpoint_name(split_heads(x, cfg.num_heads), PRODUCT) for x in (q, k)
+      )
     if context.cos_Lp is not None:
-      q, k = (apply_rope(x, context.cos_Lp, context.sin_Lp) for x in (q, k))
+      turn = apply_rope_by_product if direct else apply_rope
+      q, k = (turn(x, context.cos_Lp, context.sin_Lp) for x in (q, k))
     if cfg.attn_l2_norm:
       q = (l2_normalize(q) * head_scale(self, cfg)).astype(dtype)
       k = l2_normalize(k)
     if context.probe:
       queries = rearrange(q[:, :, context.probe], "b n w d -> b w (n d)")
       cache = cache.replace(probe=cache.probe.at[layer].set(queries))
+
+    def in_heads(v):
+      return v if direct else split_heads(v, cfg.num_heads)
+
     options = {"scale": logit_scale(cfg), "query_block": cfg.query_block}
     if context.place is not None:
       out, cache = cached_token_attention(
@@ -201,7 +225,7 @@ class SelfAttention(nn.Module):
       out = within_scale_attention(
         q,
         k,
-        self._split(v),
+        in_heads(v),
         context.lengths,
         backend=backend_of(cfg),
         **options,
@@ -215,7 +239,7 @@ class SelfAttention(nn.Module):
       out = attention(
         q,
         k,
-        self._split(v),
+        in_heads(v),
         context.lengths,
         weight_BL=context.weight_BL,
         **options,
@@ -236,13 +260,18 @@ class SelfAttention(nn.Module):
         **options,
       )
     std = output_std(cfg, self.scaled_output)
-    out = nn.Dense(
-      width, dtype=dtype, kernel_init=weight_init(std), name="proj"
-    )(flat_tokens(rearrange(out, "b n l d -> b l (n d)")))
-    return out.reshape(x_BLC.shape), cache
+    project = OutOfHeads(width, cfg.num_heads, dtype, std, direct, name="proj")
+    return project(out), cache
 
-  def _split(self, x_BLC: jax.Array) -> jax.Array:
-    return rearrange(x_BLC, "b l (n d) -> b n l d", n=self.config.num_heads)
+  def _side_by_side(self, x_BLC, kernel) -> tuple[jax.Array, ...]:
+    """q, k, v [B, L, C], without biases."""
+    if axis_size("fsdp") > 1:
+      # Gathered, and their gradients scattered, one after the other.
+      flat = (flat_tokens(x_BLC) @ kernel[:, i] for i in range(3))
+      return tuple(x.reshape(x_BLC.shape) for x in flat)
+    x = jnp.einsum("...c,cte->...te", flat_tokens(x_BLC), kernel)
+    x = x.reshape(*x_BLC.shape[:2], 3, self.config.width)
+    return tuple(x[:, :, i] for i in range(3))
 
 
 class CrossAttention(nn.Module):
@@ -255,27 +284,28 @@ class CrossAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BLC: jax.Array, k_BTC: jax.Array, v_BTC: jax.Array, mask_BT
+    self,
+    x_BLC: jax.Array,
+    k_BTC: jax.Array,
+    v_BTC: jax.Array,
+    context: BlockContext,
+    cache: KVCache | None,
   ) -> jax.Array:
     cfg, heads = self.config, self.config.num_heads
-    dtype, init = jnp.dtype(cfg.dtype), weight_init(cfg.weight_std)
+    dtype, mask_BT = jnp.dtype(cfg.dtype), context.mask_BT
     batch = x_BLC.shape[0]
     if cfg.legacy_batch0_cross_attention:
       x_BLC, k_BTC, v_BTC, mask_BT = (
         x[:1] for x in (x_BLC, k_BTC, v_BTC, mask_BT)
       )
-    q = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="q")(
-      flat_tokens(x_BLC)
-    ).reshape(x_BLC.shape)
-    q, k, v = (
-      rearrange(x, "b l (n d) -> b n l d", n=heads) for x in (q, k_BTC, v_BTC)
-    )
+    direct = _is_direct(cfg, context, cache)
+    layer = cfg.width, heads, dtype, cfg.weight_std, direct
+    q = IntoHeads(*layer, name="q")(x_BLC)
+    k, v = (split_heads(x, heads) for x in (k_BTC, v_BTC))
     if cfg.attn_l2_norm:
       q = (l2_normalize(q) * head_scale(self, cfg)).astype(dtype)
     out = attend(q, k, v, logit_scale(cfg), mask_BT[:, None, None, :])
-    out = flat_tokens(rearrange(out, "b n l d -> b l (n d)"))
-    out = nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="proj")(out)
-    out = out.reshape(x_BLC.shape)
+    out = OutOfHeads(*layer, name="proj")(checkpoint_name(out, PRODUCT))
     return jnp.broadcast_to(out, (batch, *out.shape[1:]))
 
 
@@ -338,7 +368,7 @@ class Block(nn.Module):
     if cross_k is not None:
       # Unmodulated and never dropped: the official block.
       x = x + CrossAttention(cfg, name="cross_attn")(
-        self._norm(x, None, 0), cross_k, cross_v, context.mask_BT
+        self._norm(x, None, 0), cross_k, cross_v, context, cache
       )
     y = Mlp(cfg, self.scaled_output, name="mlp")(self._norm(x, modulation, 1))
     x = x + self._residual(y, modulation, 1, layer, context)
