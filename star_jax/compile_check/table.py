@@ -31,6 +31,9 @@ COMMAND = Path(star_jax.__file__).parents[1] / "launch" / "compile_check.py"
 # the first come first.
 _TARGETS = ("v5e:16x16", "v5p:4x4x4", "a100", "h100", "v6e:16x16")
 _PICTURES = {256: 8, 512: 2, 1024: 1}
+# Those with memory for four times as many (1024 px: the official batch of 64),
+# and for what products with weights put out.
+_MORE_PICTURES, _KEEP_PRODUCTS = ("v5p",), ("v5p", "v6e")
 _256, _512, _1024 = (f"configs/star_{side}.py" for side in _PICTURES)
 # Name in configs/presets.py: config of its training.
 _MODELS = {
@@ -109,7 +112,11 @@ def jobs() -> list[Job]:
       chips = 256 if target.endswith("16x16") else 64
       mesh = (("fsdp", 16), ("sequence", shared))
       parts = chips // shared
-    found.append(Job(model, config, target, mesh, parts, _PICTURES[side]))
+    pictures = _PICTURES[side]
+    if target.startswith(_MORE_PICTURES) and side < 1024:
+      pictures *= 4
+    remat = "dots" if target.startswith(_KEEP_PRODUCTS) else "attention"
+    found.append(Job(model, config, target, mesh, parts, pictures, remat))
   return found
 
 
