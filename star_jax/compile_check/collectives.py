@@ -71,6 +71,11 @@ class Collective:
       return busiest * self.size / torus.chip.link_bandwidth
     return share / ring
 
+  def axes(self, torus: Torus) -> frozenset[int]:
+    """Of the torus, those whose links it uses."""
+    groups = self.pairs or (self.group,)
+    return frozenset(axis for group in groups for axis in torus.extent(group))
+
 
 @dataclasses.dataclass(frozen=True)
 class Torus:
@@ -100,6 +105,11 @@ class Torus:
       sides,
       tuple(side % ring == 0 for side in sides),
     )
+
+  def extent(self, group: Sequence[int]) -> list[int]:
+    """Axes along which the devices of a group differ."""
+    places = zip(*(self.coords[device] for device in group))
+    return [axis for axis, at in enumerate(places) if len({*at}) > 1]
 
   def ring_bandwidth(self, group: Sequence[int]) -> float:
     """Bytes/s that a device sends to its neighbours in the group.

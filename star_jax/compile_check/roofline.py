@@ -3,13 +3,13 @@
 The schedule is walked: an instruction takes the longer of its products on the
 matrix unit (tile padding and passes counted) and its bytes over the bandwidth
 of HBM. Copies and collectives that the program starts and waits for later run
-beside, each kind in a queue of its own; what a wait has to wait is exposed.
+beside: copies one after the other, and so do collectives that travel along the
+same axis of the torus. What a wait has to wait is exposed.
 Vector work, latencies and the start of programs are not counted: it is a bound.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -122,30 +122,49 @@ def roofline(module: Module, chip: Chip, torus: Torus) -> Roofline:
 
 
 class _Queue:
-  """Work that runs beside the program, first come first served."""
+  """Work that runs beside the program: what needs one of the same ways goes
+  first come first served, the rest at the same time."""
 
   def __init__(self):
-    self._left: collections.OrderedDict[str, float] = collections.OrderedDict()
+    self._left: dict[str, float] = {}
+    self._ways: dict[str, frozenset[int]] = {}
 
-  def put(self, name: str, seconds: float) -> None:
-    self._left[name] = seconds
+  def put(
+    self, name: str, seconds: float, ways: frozenset[int] = frozenset({0})
+  ) -> None:
+    self._left[name], self._ways[name] = seconds, ways
 
   def run(self, seconds: float) -> None:
     """Time passes."""
-    for name in list(self._left):
-      done = min(self._left[name], seconds)
-      self._left[name] -= done
-      seconds -= done
-      if self._left[name] > 0:
-        return
-      del self._left[name]
+    while seconds > 0 and self._left:
+      moving = self._moving()
+      step = min(seconds, *(self._left[name] for name in moving))
+      seconds -= step
+      for name in moving:
+        self._left[name] -= step
+        if self._left[name] <= 0:
+          del self._left[name], self._ways[name]
 
   def wait(self, name: str) -> float:
     """Seconds until that one is done, from now on."""
-    if name not in self._left:
-      return 0.0
-    names = list(self._left)
-    return sum(self._left[x] for x in names[: names.index(name) + 1])
+    free: dict[int, float] = {}  # when each way is
+    for other, left in self._left.items():
+      ways = self._ways[other]
+      end = left + max((free.get(way, 0.0) for way in ways), default=0.0)
+      if other == name:
+        return end
+      free.update(dict.fromkeys(ways, end))
+    return 0.0
+
+  def _moving(self) -> list[str]:
+    """Those that no earlier one is in the way of."""
+    taken: set[int] = set()
+    found = []
+    for name, ways in self._ways.items():
+      if not ways & taken:
+        found.append(name)
+      taken |= ways
+    return found
 
 
 class _Walks:
@@ -268,7 +287,7 @@ class _Walk:
     seconds = one.seconds(self.walks.torus)
     self.open[key] = len(self.found.sent)
     self.found.sent.append(Sent(one, 1, seconds, 0.0))
-    self.links.put(key, seconds)
+    self.links.put(key, seconds, one.axes(self.walks.torus))
 
   def _end(self, key: str) -> None:
     wait = self.links.wait(key)

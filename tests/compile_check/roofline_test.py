@@ -25,7 +25,7 @@ HALF = "bf16[64,128]{1,0:T(8,128)(2,1)S(1)}"
 GATHER = "channel_id=7, replica_groups=[1,2]<=[2], dimensions={0}"
 
 
-def walk(*lines, before=""):
+def walk(*lines, before="", torus=PAIR):
   body = "\n".join(f"  {line}" for line in lines)
   entry = f"ENTRY %main (v: {V}, a: {A}, h: {HALF}) -> {V} {{"
   module = hlo.parse(
@@ -33,7 +33,7 @@ def walk(*lines, before=""):
     f"  %v = {V} parameter(0)\n  %a = {A} parameter(1)\n"
     f"  %h = {HALF} parameter(2)\n{body}\n}}\n"
   )
-  return roofline(module, CHIP, PAIR)
+  return roofline(module, CHIP, torus)
 
 
 def product(name, left="v", right="v", into=V):
@@ -73,6 +73,33 @@ def test_asynchronous_collectives_run_beside_and_after_each_other():
   )
   assert (found.seconds, found.exposed) == (6, 2)
   assert [sent.exposed for sent in found.sent] == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+  ("one", "other", "seconds"),
+  [
+    ("{{0,1},{2,3}}", "{{0,1},{2,3}}", 2),
+    ("{{0,1},{2,3}}", "{{0,2},{1,3}}", 1),
+    ("{{0,1},{2,3}}", "{{0,1,2,3}}", 1.75),
+  ],
+)
+def test_collectives_along_other_axes_run_at_the_same_time(one, other, seconds):
+  square = Torus.of(CHIP, [(0, 0), (0, 1), (1, 0), (1, 1)])
+
+  def start(name, groups):
+    return (
+      f"%{name} = ({HALF}, {V}) all-gather-start(%h), channel_id=1,"
+      f" replica_groups={groups}, dimensions={{0}}"
+    )
+
+  found = walk(
+    start("s1", one),
+    start("s2", other),
+    f"%d2 = {V} all-gather-done(%s2)",
+    f"%d1 = {V} all-gather-done(%s1)",
+    torus=square,
+  )
+  assert (found.seconds, found.exposed) == (seconds, seconds)
 
 
 FUSED = f"""
