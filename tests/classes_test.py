@@ -26,6 +26,7 @@ def test_names_and_numbers_are_the_same_classes(star, named):
   assert [image.size for image in named.images] == [(12, 12)] * 3
 
 
+@pytest.mark.long
 def test_the_class_decides(star, named):
   tokens = named.tokens_BL[0]
   values = [star.log_prob(tokens, name) for name in ("aa", "bb", "")]

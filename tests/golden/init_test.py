@@ -10,6 +10,7 @@ from star_jax.model.config import StarConfig
 from star_jax.model.star import Star
 from star_jax.scales import ScaleSchedule
 from star_jax.shapes import example_inputs
+from tests.cases import long_but
 from tests.golden.conftest import cases_of
 from tests.golden.star_cases import QUICK
 
@@ -71,7 +72,7 @@ def fresh_state(build: dict) -> dict[str, np.ndarray]:
   return to_torch(params, config)
 
 
-@pytest.mark.parametrize(("name", "stats"), init_tables())
+@pytest.mark.parametrize(("name", "stats"), long_but(1, init_tables()))
 def test_initial_weights_have_the_official_statistics(name, stats):
   build = stats["build"]
   state = fresh_state(build)

@@ -11,6 +11,7 @@ from star_jax.model.star import Star
 from star_jax.train.kept_tokens import last_of_orders
 from star_jax.train.losses import token_losses
 from star_jax.train.token_drop import TokenDrop
+from tests.cases import long_but
 from tests.golden.conftest import cases_of
 from tests.golden.star_cases import QUICK, text_states
 from tests.golden.star_refine_test import KIND, setup
@@ -22,7 +23,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "case", "mode"), CASES)
+@pytest.mark.parametrize(("name", "case", "mode"), long_but(1, CASES))
 def test_logits_and_loss_of_the_kept_tokens(name, case, mode):
   config, _, params, _, tensors = setup(case, mode)
   if "drop.keep_indices" not in tensors:

@@ -105,7 +105,7 @@ def teacher_forced(case, mode):
   return run, loss, params, (config, refine, tensors)
 
 
-@pytest.mark.parametrize(("name", "case", "mode"), CASES)
+@pytest.mark.parametrize(("name", "case", "mode"), long_but(1, CASES))
 def test_logits_on_a_given_mask(name, case, mode):
   run, _, params, (_, _, tensors) = teacher_forced(case, mode)
   if f"sampler_tf_{mode}.logits" not in tensors:
@@ -163,6 +163,9 @@ RUNS = [
 ]
 
 
+QUICK_RUNS = ("star_sampler-ar_persample_new_argmax",)
+
+
 @functools.cache
 def greedy_sampler(name, mode, version):
   """fn(params, keys_B, uniforms, knobs) -> outputs, and what the rounds of
@@ -197,7 +200,10 @@ def greedy_sampler(name, mode, version):
   return jax.jit(sample, compiler_options=QUICK)
 
 
-@pytest.mark.parametrize(("name", "case", "run"), RUNS)
+@pytest.mark.parametrize(
+  ("name", "case", "run"),
+  long_but([i for i, p in enumerate(RUNS) if p.id in QUICK_RUNS], RUNS),
+)
 def test_greedy_samples_with_given_random_numbers(name, case, run):
   """All rounds of all scales: who is fixed when, and with which token."""
   _, mode, version, draw = run.split("_")

@@ -145,7 +145,8 @@ def test_training_loss_gradients_and_the_first_step(name, case):
       assert error.max() < 2.1 * rate, key
 
 
-@pytest.mark.parametrize(("name", "case"), long_but([1], CASES))
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "case"), CASES)
 def test_losses_of_progressive_stages(name, case):
   config, params, tensors = setup(case)
   idx_BL, schedule = tensors["gt_tokens"], config.schedule

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from star_jax.metrics import efficientnet
+from tests.cases import long_but
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def _stack(images):
 
 
 @pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
-@pytest.mark.parametrize("shape", [(8, 8), (7, 10)])
+@pytest.mark.parametrize("shape", long_but([1], [[8, 8], [7, 10]]))
 def test_depthwise_is_a_grouped_convolution(size, stride, shape):
   rng = np.random.default_rng(1)
   x = rng.standard_normal((2, *shape, 6)).astype(np.float32)

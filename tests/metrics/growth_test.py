@@ -34,6 +34,7 @@ def test_scales_of_one_grid_are_paired_in_order():
   assert growth.equal_scales(old, new) == [(0, 0), (2, 2), (3, 3)]
 
 
+@pytest.mark.long
 def test_a_tokenizer_agrees_with_itself():
   old = tokenizer((1, 2))
   report = growth.measure_growth(old, old, pictures((8, 8)))

@@ -37,6 +37,7 @@ def test_per_scale_means():
   assert second == {"kl": 2.0, "top1": 0.25}
 
 
+@pytest.mark.long
 def test_bfloat16_is_near_but_not_equal():
   vqvae = VQVAE(tiny_tokenizer_config())
   star = Star(tiny_star_config(vqvae.config, text_dim=8))

@@ -163,6 +163,7 @@ def _check(detections, things, atol):
     np.testing.assert_allclose(d.box, (x, y, x + side, y + side), atol=atol)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size, factor", [((128, 128), 1), ((256, 256), 2)])
 def test_finds_many_objects_in_larger_pictures(
   drawings, many_matcher, size, factor

@@ -9,6 +9,7 @@ import pytest
 
 from star_jax.model.kept_tokens import KeptTokens
 from star_jax.model.star import Star
+from tests.cases import long_but
 from tests.model.star_test import (
   QUICK,
   VARIANTS,
@@ -19,7 +20,7 @@ from tests.model.star_test import (
 )
 
 
-@pytest.mark.parametrize("variant", ["blocked", "absolute"])
+@pytest.mark.parametrize("variant", long_but(1, ["blocked", "absolute"]))
 def test_a_part_of_the_last_scale(variant):
   config = make_config(**VARIANTS[variant])
   x, text = make_inputs(config)

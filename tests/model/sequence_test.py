@@ -17,6 +17,7 @@ from star_jax.model.sequence import (
   trade,
 )
 from star_jax.train.flops import count_flops
+from tests.cases import long_but
 
 LENGTHS = (1, 4, 9, 16, 23)
 OPTIONS = {"scale": 0.5, "query_block": 16}
@@ -89,7 +90,7 @@ def test_a_trade_is_an_all_to_all_and_the_gradient_goes_the_way_back(parts):
   np.testing.assert_allclose(grad, expected_grad, rtol=1e-6)
 
 
-@pytest.mark.parametrize("parts, count", [(4, 3), (2, 8), (8, 5)])
+@pytest.mark.parametrize("parts, count", long_but(1, [(4, 3), (2, 8), (8, 5)]))
 def test_attention_is_that_of_one_device(parts, count):
   qkv = heads(count)
   weight_BL = jnp.linspace(0.5, 2, 2 * sum(LENGTHS)).reshape(2, -1)

@@ -17,6 +17,7 @@ from star_jax.scales import ScaleSchedule
 from star_jax.shapes import parameter_tree
 from star_jax.text.states import TextStates
 from star_jax.train.flops import count_flops
+from tests.cases import long_but
 
 BATCH, TEXT_TOKENS = 3, 5
 # These programs run once: compiling them is all the time there is.
@@ -117,7 +118,7 @@ def decode(config, params, x, text):
   return jnp.concatenate(logits, axis=1)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", long_but(4, list(VARIANTS)))
 def test_cached_decoding_equals_teacher_forcing(variant):
   config = make_config(**VARIANTS[variant])
   x, text = make_inputs(config)
@@ -210,7 +211,7 @@ def test_text_without_any_token_gives_finite_logits():
   assert np.isfinite(forward(config, make_params(config), x, empty)).all()
 
 
-@pytest.mark.parametrize("remat", ["layer", "attention", "dots"])
+@pytest.mark.parametrize("remat", long_but(1, ["dots", "layer", "attention"]))
 def test_remat_and_blocks_change_no_gradient(remat):
   config = make_config()
   x, text = make_inputs(config)

@@ -83,6 +83,7 @@ def test_likelihoods_of_the_first_token_sum_to_one(tiny):
   np.testing.assert_allclose(np.exp(log_p_BK[:, 0]).sum(), 1, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_draws_follow_the_guided_logits_and_a_sample_is_its_own(tiny):
   star, vqvae, params = tiny
   run = S.build_sampler(star, vqvae, S.SamplerConfig(return_logits=True))
@@ -135,6 +136,7 @@ def test_a_bundle_draws_and_scores(tmp_path, name):
       star.sample("aa", gumbel_smooth=True)
 
 
+@pytest.mark.long
 def test_token_by_token():
   star = Star(dataclasses.replace(STAR, prediction="token"))
   vqvae = VQVAE(TOKENIZER)

@@ -17,6 +17,7 @@ from star_jax import testing
 from star_jax.model.star import Star
 from star_jax.sampling import sampler as S
 from star_jax.tokenizer.vqvae import VQVAE
+from tests.cases import long_but
 
 SLOTS, ROUNDS, T, D = 3, 100_000, 5, 12
 OUTCOMES = np.asarray(list(itertools.product(range(3), repeat=3)))
@@ -135,7 +136,9 @@ def test_guided_samples_match_the_mixed_distribution(tiny, guided, slot):
   assert p_value(drawn[:, slot], tiny.joint(1.3)[slot]) < 1e-6
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(2, 1.0), (3, 0.7), (2, 0.6)])
+@pytest.mark.parametrize(
+  ("top_k", "top_p"), long_but(1, [(3, 0.7), (2, 1.0), (2, 0.6)])
+)
 def test_filtered_samples_match_the_filtered_distribution(
   tiny, guided, top_k, top_p
 ):
@@ -146,6 +149,7 @@ def test_filtered_samples_match_the_filtered_distribution(
     assert p_value(drawn[:, slot], tiny.joint(1.5)[slot]) < 1e-6
 
 
+@pytest.mark.long
 def test_guidance_of_scale_zero_draws_what_the_unguided_sampler_draws(
   unguided, guided
 ):

@@ -13,6 +13,7 @@ def planned():
   return plan.plan_sweep(scaling_law.get_config())
 
 
+@pytest.mark.long
 def test_six_sizes_over_a_decade_and_a_half(planned):
   sizes = {job.size.name: job.size for job in planned.jobs}
   assert len(sizes) >= 6 and len(planned.jobs) == 2 * len(sizes)
@@ -27,6 +28,7 @@ def test_six_sizes_over_a_decade_and_a_half(planned):
     assert {"head", "word_embed", "blocks", "cross"} <= set(size.parameters)
 
 
+@pytest.mark.long
 def test_budgets_branch_where_the_rate_is_still_flat(planned):
   config = scaling_law.get_config()
   assert len(planned.budgets) >= 4
@@ -41,6 +43,7 @@ def test_budgets_branch_where_the_rate_is_still_flat(planned):
   assert planned.steps_of_job() < 0.7 * own
 
 
+@pytest.mark.long
 def test_the_plan_is_printed_with_the_numbers_of_the_jobs(planned):
   lines = plan.describe(planned, scaling_law.get_config()).splitlines()
   assert lines[1].split()[:3] == ["0", "d2", "0"]

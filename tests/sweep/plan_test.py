@@ -22,6 +22,7 @@ def changed(config, **values):
   return config
 
 
+@pytest.mark.long
 def test_every_arm_spends_the_budget_and_none_more(arms):
   budget = ablations.get_config().budget_tflops * 1e12
   assert len(arms) == len(ablations.ARMS)
@@ -31,6 +32,7 @@ def test_every_arm_spends_the_budget_and_none_more(arms):
   assert arms["var_large"].num_steps < arms["var_qk_norm"].num_steps / 2
 
 
+@pytest.mark.long
 def test_an_arm_differs_from_the_first_in_what_it_says(arms):
   first = vars(arms["star"].model)
   for name, _, changes, _ in ablations.ARMS:

@@ -16,6 +16,7 @@ def needs_transformers():
   pytest.importorskip("transformers", reason="token ids need transformers")
 
 
+@pytest.mark.long
 def test_star_256_takes_the_folder_of_its_text_encoder(tmp_path):
   """At the width of Stable Diffusion 2.1's, one layer deep."""
   config = star_256.get_config()

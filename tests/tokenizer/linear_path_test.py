@@ -65,6 +65,7 @@ def test_a_full_code_loses_nothing_at_the_start(deep):
   assert ("encoder" in params) == deep
 
 
+@pytest.mark.long
 def test_fewer_components_are_the_best_ones():
   """Of patches that vary along two directions, two components keep all."""
   rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def test_residual_loop_by_hand():
   np.testing.assert_array_equal(out.usage_KV, [[0, 0, 1], [1, 0, 1]])
 
 
+@pytest.mark.long
 def test_sum_over_scales_is_k_times_the_mean():
   _, quantizer, params, f = _setup()
   _, summed, _, _ = _setup(vq_loss_reduction="sum")

@@ -123,6 +123,7 @@ def test_images_are_clamped_but_training_reconstructions_are_not(setup):
   assert float(image.max()) == 1.0 and float(image.min()) >= -1.0
 
 
+@pytest.mark.long
 def test_dropout_acts_in_training_only(setup):
   _, params, image_BHW3 = setup
 
@@ -164,6 +165,7 @@ def test_patches_are_unfolded_row_by_row(setup):
     np.testing.assert_allclose(image, want, atol=1e-6)
 
 
+@pytest.mark.long
 def test_patches_are_folded_as_they_are_unfolded(setup):
   _, params, image_BHW3 = setup
   _, state = VQVAE(CONFIG).apply(

@@ -75,6 +75,7 @@ def cache_of(config, split="train"):
   return TokenCache(f"{config.cache.directory}/{split}", 6)
 
 
+@pytest.mark.long
 def test_variants_are_crops_of_one_original(config):
   config.cache.variants = 3
   path = builder.build_cache(config)

@@ -42,6 +42,7 @@ def test_all_but_the_levels_is_kept():
   assert "Grown lvl_embed: 3 levels kept, 2 fresh" in grown.describe()
 
 
+@pytest.mark.long
 def test_the_grown_model_says_the_same_of_the_old_scales():
   """Coarse scales do not see fine ones: their logits are the old ones."""
   old, new = config(1, 2, 3), config(1, 2, 3, 4)

@@ -12,6 +12,7 @@ from star_jax.train.global_arrays import local_rows
 from star_jax.train.guard import NonFiniteError
 from star_jax.train.logging import read_metrics
 from star_jax.train.loop import build_task, train_and_evaluate
+from tests.cases import long_but
 from tests.train import fake
 
 
@@ -124,7 +125,7 @@ def drawn(tmp_path_factory):
   return workdir
 
 
-@pytest.mark.parametrize("asks", [1, 2])
+@pytest.mark.parametrize("asks", long_but(1, [1, 2]))
 def test_a_signal_cuts_an_evaluation_which_the_restart_repeats(
   asks, drawn, tmp_path
 ):
@@ -232,7 +233,7 @@ def test_skipped_steps_are_counted_and_are_in_no_mean(tmp_path, capsys):
   assert np.isfinite(np.load(tmp_path / "exported.npy")).all()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", long_but(1, [1, 2]))
 def test_too_many_skipped_steps_in_a_row_name_their_range(tmp_path, accumulate):
   config = fake.config(max_skipped=2, checkpoint_every=5, accumulate=accumulate)
   task = fake.FakeTask(config, nan_at=(1, 3, 4, 5))
@@ -249,6 +250,7 @@ def test_too_many_skipped_steps_in_a_row_name_their_range(tmp_path, accumulate):
   assert rows[8]["skipped"] == 3 and np.isfinite(rows[6]["loss"])
 
 
+@pytest.mark.long
 def test_an_average_on_the_host_makes_the_same_run(unbroken, tmp_path, capsys):
   config = fake.config()
   config.optimizer.ema_on_host = True
@@ -305,6 +307,7 @@ def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch, unbroken):
   assert row["mfu"] == pytest.approx(64 * row["steps_per_second"] / 1e9)
 
 
+@pytest.mark.long
 def test_a_profile_of_steps_lies_in_the_workdir(tmp_path, capsys):
   config = fake.config(num_steps=4)
   task = fake.FakeTask(config)

@@ -14,7 +14,6 @@ from star_jax.train.losses import token_losses
 from star_jax.train.token_data import given_of
 from star_jax.train.token_drop import TokenDrop
 from star_jax.train.transformer_task import TransformerTask
-from tests.cases import long_but
 from tests.train import quick
 
 SCHEDULE = ScaleSchedule.from_patch_nums([1, 2, 4, 6])
@@ -178,15 +177,13 @@ def task_of(**token_drop):
   return TransformerTask(c)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "changes",
-  long_but(
-    [1],
-    [
-      dict(way="random", tokens=20, last_scales=2),
-      dict(way="crop", sides=(3, 2), edge=0),
-    ],
-  ),
+  [
+    dict(way="random", tokens=20, last_scales=2),
+    dict(way="crop", sides=(3, 2), edge=0),
+  ],
 )
 def test_the_loss_is_the_mean_over_the_tokens_kept(changes):
   """One program for all draws, whose loss weighs every kept token alike."""

@@ -89,6 +89,7 @@ def test_the_gradient_is_that_of_the_sum_of_the_losses(pieces):
   )
 
 
+@pytest.mark.long
 def test_before_the_start_nothing_of_the_game_is_computed(pieces):
   task, optimizer, state = pieces
   assert task.loss_at(1) == task._loss_alone and task.loss_at(2) == task.loss
