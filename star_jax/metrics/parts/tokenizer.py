@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from star_jax.evaluation.collect import Extractor
 from star_jax.metrics import heldout, judges, scale_quality
 from star_jax.metrics.ceiling import measure_ceiling
 from star_jax.metrics.context import Context, picture_grid
@@ -28,7 +29,10 @@ TITLES = {
   scale_quality.PERCEPTUAL: ("VGG16-HED perceptual distance", 4),
   scale_quality.KID: ("EfficientNet-lite0 KID", 4),
   scale_quality.FRECHET: ("EfficientNet-lite0 Frechet distance", 1),
+  scale_quality.RFID: ("rFID", 2),
 }
+# They compare sets: two halves of the originals say what is near.
+OF_SETS = ("efficientnet", "inception")
 
 
 def run(ctx: Context) -> Result:
@@ -121,6 +125,9 @@ def _judged(
       out["not_measured"][judge] = reason
     else:
       makers[judge] = scale_quality.MAKERS[judge]
+  if ctx.inception is not None:
+    extractor = Extractor(ctx.inception, c.pictures.batch_size)
+    makers["inception"] = scale_quality.inception_judge(extractor)
   half = len(image) // 2
   for name, make in makers.items():
     try:
@@ -132,9 +139,9 @@ def _judged(
       for found in map(judge, after):
         for key, value in found.items():
           out["after_scale"].setdefault(key, []).append(value)
-      if name == "efficientnet":
+      if name in OF_SETS:
         floor = make(image[:half], c.batch_size)
-        out["floor"] = floor(image[half : 2 * half])
+        out["floor"] |= floor(image[half : 2 * half])
     except (FileNotFoundError, ValueError) as error:
       # Its weights are not installed, or the pictures are too small for it.
       out["not_measured"][name] = str(error)
