@@ -39,6 +39,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.tokenizer.num_scale_pictures = 100
   # Networks that measure, see star_jax/metrics/judges.py; (): all that may.
   c.tokenizer.judges = ()
+  # Bundle of a continuous autoencoder that is measured beside the tokenizer.
+  c.tokenizer.ceiling = ""
 
   c.precision = ConfigDict(dict(n=64, dtype="bfloat16"))
 

@@ -14,8 +14,9 @@ optimizer and, for a model of its schedule, its share of the tokens.
 they come from different machines.
 
 The second runs the cases of a config: beside the authors' code in turns
-(benchmarks/README.md: how to get it), by parts of the sampler (parts.py), or
-next-scale prediction beside raster order (complexity.py).
+(benchmarks/README.md: how to get it), by parts of the sampler (parts.py),
+next-scale prediction beside raster order (complexity.py), or a tokenizer's
+training step with and without its discriminator (tokenizer_step.py).
 """
 
 from __future__ import annotations

@@ -42,6 +42,9 @@ _WHAT = flags.DEFINE_string(
 _CKPT = flags.DEFINE_string("ckpt", None, "Bundle; the shipped one if absent.")
 _N = flags.DEFINE_integer("n", None, "Pictures to measure on, where counted.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of prompts and samples.")
+_CEILING = flags.DEFINE_string(
+  "ceiling", None, "Bundle of a continuous autoencoder, for --what=tokenizer."
+)
 _OUT = flags.DEFINE_string("out", "results/evaluate", "Folder for results.")
 _REDO = flags.DEFINE_boolean("redo", False, "Measure what is there again.")
 _BEST_OF = flags.DEFINE_integer(
@@ -109,6 +112,8 @@ def _config():
   for name, flag in (("n", _BEST_OF), ("score", _SCORE)):
     if flag.value is not None:
       config.best_of[name] = flag.value
+  if _CEILING.value is not None:
+    config.tokenizer.ceiling = _CEILING.value
   return config
 
 

@@ -35,6 +35,7 @@ _EFFICIENTNET_WORDS = {
   "precision": "EfficientNet-lite0 precision",
   "recall": "EfficientNet-lite0 recall",
 }
+EFFICIENTNET = "efficientnet-lite0"
 _INCEPTION_FILES = (
   "weights-inception-2015-12-05-6726825d.pth (a release file of"
   " toshas/torch-fidelity) or pt_inception-2015-12-05-6726825d.pth (of"
@@ -109,7 +110,7 @@ def _efficientnet(path: str | Path | None) -> Network:
       " dependencies."
     )
   return Network(
-    name="efficientnet-lite0",
+    name=EFFICIENTNET,
     weights=file_hash(path),
     resize=f"bicubic, antialiased, to {efficientnet.INPUT_SIZE} px",
     widths=efficientnet.WIDTHS,
@@ -124,7 +125,7 @@ def _apply_efficientnet(params, image_BHW3):
 
 
 _LOADERS = {
-  "efficientnet-lite0": _efficientnet,
+  EFFICIENTNET: _efficientnet,
   "inception": _inception("tf1", "TensorFlow 1 bilinear to 299 px"),
   "inception-torch": _inception("torch", "pytorch-fid bilinear to 299 px"),
 }

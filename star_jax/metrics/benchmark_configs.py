@@ -7,7 +7,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from star_jax.convert.side_by_side import missing
-from star_jax.metrics import complexity, parts_time, throughput
+from star_jax.metrics import (
+  complexity,
+  parts_time,
+  throughput,
+  tokenizer_step,
+)
 from star_jax.metrics.benchmark import machine
 from star_jax.metrics.complexity import WAYS
 from star_jax.metrics.report import write_json
@@ -35,6 +40,7 @@ def run_config(config: ConfigDict, folder: Path, code: Path | None) -> str:
     "parts": _parts,
     "complexity": _complexity,
     "throughput": _throughput,
+    "tokenizer_step": _tokenizer_step,
   }
   if config.kind not in kinds:
     raise ValueError(
@@ -91,6 +97,13 @@ def _complexity(config: ConfigDict, folder: Path, code: Path | None) -> str:
       )
   complexity.draw_figure(results, folder / "complexity.png")
   return text
+
+
+def _tokenizer_step(config: ConfigDict, folder: Path, code: Path | None) -> str:
+  del code
+  found = tokenizer_step.measure(config)
+  text = tokenizer_step.to_markdown(found)
+  return _write(folder, "tokenizer_step", [found], text)
 
 
 def _cases(config: ConfigDict) -> list[Case]:

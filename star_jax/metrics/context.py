@@ -22,7 +22,9 @@ from star_jax.data.art.store import (
 )
 from star_jax.data.scenes import SceneConfig, SceneGenerator
 from star_jax.evaluation.best_of import BestOf
+from star_jax.evaluation.networks import EFFICIENTNET, Network, load_network
 from star_jax.evaluation.scorers import build_scorer
+from star_jax.metrics.ceiling import load_ceiling
 from star_jax.metrics.reconstruction import reconstruct
 from star_jax.tokenizer.vqvae import VQVAE
 
@@ -96,6 +98,20 @@ class Context:
   def reconstruct(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [N, H, W, 3] -> the same through the tokenizer, tokens [N, L]."""
     return self._reconstruct(image)
+
+  @functools.cached_property
+  def ceiling(self) -> Bundle | None:
+    """The continuous autoencoder that a tokenizer is compared with, if any."""
+    path = self.config.tokenizer.ceiling
+    return load_ceiling(path, self.image_size) if path else None
+
+  @functools.cached_property
+  def inception(self) -> Network | None:
+    """InceptionV3, if that is the network which pictures are compared by."""
+    c = self.config.pictures
+    if c.network == EFFICIENTNET:
+      return None
+    return load_network(c.network, c.weights)
 
   def need_star(self) -> None:
     """Raises ValueError when the bundle is a tokenizer alone."""

@@ -7,7 +7,7 @@ picture, and finds another picture farther than any damage.
   python -m star_jax.metrics.damage
   python -m star_jax.metrics.damage --distance=lpips --trunk=vgg16.pth
 
-N: pictures, H W: pixels.
+S: strengths of all kinds of damage, N: pictures, H W: pixels.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from scipy import ndimage
 
 from star_jax.data.art.store import load_art
 from star_jax.metrics.heldout import art_pictures, pick
-from star_jax.metrics.reconstruction import psnr
+from star_jax.metrics.progress import Progress
+from star_jax.metrics.reconstruction import padded_batches, psnr
 from star_jax.metrics.report import table
 from star_jax.perceptual import NAMES, PerceptualConfig, load
 from star_jax.perceptual.vgg16 import TAPS
 
 SEED = 0
-BATCH = 8
+# Pictures at once, each with all that was made of it.
+BATCH = 2
 
 Damage = Callable[[np.ndarray, float], np.ndarray]
 
@@ -87,7 +89,8 @@ def measure(
   """One row for each damage and strength.
 
   Args:
-    distance: of float32 pictures [N, H, W, 3] in [-1, 1], [N].
+    distance: float32 in [-1, 1], damaged [S, N, H, W, 3] and clean [N, H, W, 3]
+      -> [S, N].
     image_NHW3: uint8.
 
   Returns:
@@ -95,16 +98,28 @@ def measure(
     farther than at the strength before (at the first one: than themselves).
   """
   clean = image_NHW3.astype(np.float32)
-  rows = []
-  for name, (damage, strengths) in DAMAGES.items():
-    before_N = np.zeros(len(clean))
-    for strength in strengths:
-      damaged = np.clip(np.round(damage(clean, strength)), 0, 255)
-      found_N = distance(_unit(damaged), _unit(clean))
-      mse_N = np.mean(np.square((damaged - clean) / 255), axis=(1, 2, 3))
-      farther = np.mean(found_N > before_N)
-      rows.append((name, strength, psnr(mse_N).mean(), found_N.mean(), farther))
-      before_N = found_N
+  kinds = [
+    (name, damage, strength)
+    for name, (damage, strengths) in DAMAGES.items()
+    for strength in strengths
+  ]
+  damaged_SNHW3 = np.stack(
+    [
+      np.clip(np.round(damage(clean, strength)), 0, 255)
+      for _, damage, strength in kinds
+    ]
+  )
+  found_SN = distance(_unit(damaged_SNHW3), _unit(clean))
+  rows, last = [], ""
+  for (name, _, strength), damaged_NHW3, found_N in zip(
+    kinds, damaged_SNHW3, found_SN
+  ):
+    if name != last:
+      before_N, last = np.zeros(len(clean)), name
+    mse_N = np.mean(np.square((damaged_NHW3 - clean) / 255), axis=(1, 2, 3))
+    farther = np.mean(found_N > before_N)
+    rows.append((name, strength, psnr(mse_N).mean(), found_N.mean(), farther))
+    before_N = found_N
   return rows
 
 
@@ -112,16 +127,30 @@ def _unit(image_NHW3: np.ndarray) -> np.ndarray:
   return (image_NHW3 / 127.5 - 1).astype(np.float32)
 
 
-def in_batches(fn, frozen) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-  """A jitted distance over any number of pictures."""
-  step = jax.jit(fn)
+def in_batches(
+  fn, frozen, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+  """A jitted distance over any number of pictures, for `measure`.
 
-  def distance(x_NHW3, y_NHW3):
-    parts = range(0, len(x_NHW3), BATCH)
-    return np.concatenate(
-      [step(frozen, x_NHW3[i : i + BATCH], y_NHW3[i : i + BATCH])
-       for i in parts]
-    )  # fmt: skip
+  Args:
+    fn: (frozen, x_NHW3, y_NHW3) -> [N], see `perceptual.load`.
+    frozen: its parameters.
+    progress: called with (pictures done, pictures in all).
+  """
+
+  @jax.jit
+  def step(frozen, x_SNHW3, y_NHW3):
+    # The clean pictures are no part of the map: their features are found once,
+    # not once for every strength.
+    return jax.vmap(lambda x_NHW3: fn(frozen, x_NHW3, y_NHW3))(x_SNHW3)
+
+  def distance(x_SNHW3, y_NHW3):
+    parts = []
+    for index, valid in padded_batches(len(y_NHW3), BATCH):
+      found_SN = step(frozen, x_SNHW3[:, index], y_NHW3[index])
+      parts.append(np.asarray(found_SN)[:, :valid])
+      progress(int(index[valid - 1]) + 1, len(y_NHW3))
+    return np.concatenate(parts, axis=1)
 
   return distance
 
@@ -140,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     store = load_art()
     numbers = pick(store, "heldout", args.number, SEED)
     pictures = art_pictures(store, numbers, (args.size, args.size), SEED)
-    rows = measure(in_batches(fn, jax.device_put(frozen)), pictures.image)
+    distance = in_batches(fn, jax.device_put(frozen), Progress("damage"))
+    rows = measure(distance, pictures.image)
   except (ValueError, OSError) as error:
     sys.exit(str(error))
   print(f"{config.name}, {len(pictures)} held-out pictures of {args.size} px\n")

@@ -117,7 +117,12 @@ def protocol_of(part: str, ctx: Context) -> dict[str, Any]:
     "jax": jax.__version__,
     "backend": jax.default_backend(),
   }
-  if part != "tokenizer":
+  if part == "tokenizer":
+    if ctx.ceiling is not None:
+      out["ceiling"] = ctx.ceiling.hash
+    if ctx.inception is not None:
+      out["rfid"] = ctx.inception.identity
+  else:
     out["sampling"] = {**ctx.bundle.sampling, **config.sampling.to_dict()}
     if config.best_of.n != 1:
       out["best_of"] = config.best_of.to_dict()

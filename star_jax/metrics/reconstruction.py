@@ -60,19 +60,20 @@ class ReconstructionReport:
   mse: name -> float64 [N] mean squared error per picture of values in
     [0, 1]: "art", "whole", "blank_art", "blank_whole".
   counts_KV: how often scale k used code v, of the codes that are counted
-    (`VQVAEConfig.counted_codes`).
-  scale_mse_KN: art mse of the picture after every scale, first N' pictures.
+    (`VQVAEConfig.counted_codes`); None of a continuous autoencoder.
+  scale_mse_KN: art mse of the picture after every scale, first N' pictures;
+    of a continuous autoencoder of the one that there is.
   """
 
   mse: dict[str, np.ndarray]
-  counts_KV: np.ndarray
+  counts_KV: np.ndarray | None
   scale_mse_KN: np.ndarray
 
   def to_dict(self) -> dict:
     """JSON form. `psnr` is the mean over pictures of the PSNR of each,
-    `psnr_pooled` the PSNR of the mean error (never larger)."""
-    counts_V = self.counts_KV.sum(0)
-    return {
+    `psnr_pooled` the PSNR of the mean error (never larger). "codebook" is there
+    if there is one."""
+    out = {
       "n": len(self.mse["art"]),
       "psnr": {k: float(psnr(v).mean()) for k, v in self.mse.items()},
       "psnr_pooled": {k: float(psnr(v.mean())) for k, v in self.mse.items()},
@@ -83,17 +84,22 @@ class ReconstructionReport:
       "psnr_art_after_scale": [
         float(x) for x in psnr(self.scale_mse_KN).mean(1)
       ],
-      "codebook": {
-        "size": int(self.counts_KV.shape[1]),
-        "used_share": float((counts_V > 0).mean()),
-        "used_share_per_scale": [
-          float(x) for x in (self.counts_KV > 0).mean(1)
-        ],
-        "perplexity": float(np.exp(_entropy(counts_V))),
-        "entropy_per_scale": [float(_entropy(c)) for c in self.counts_KV],
-        "tokens": int(counts_V.sum()),
-      },
     }
+    if self.counts_KV is not None:
+      out["codebook"] = _usage(self.counts_KV)
+    return out
+
+
+def _usage(counts_KV: np.ndarray) -> dict:
+  counts_V = counts_KV.sum(0)
+  return {
+    "size": int(counts_KV.shape[1]),
+    "used_share": float((counts_V > 0).mean()),
+    "used_share_per_scale": [float(x) for x in (counts_KV > 0).mean(1)],
+    "perplexity": float(np.exp(_entropy(counts_V))),
+    "entropy_per_scale": [float(_entropy(c)) for c in counts_KV],
+    "tokens": int(counts_V.sum()),
+  }
 
 
 def _entropy(counts_V: np.ndarray) -> float:
@@ -114,14 +120,20 @@ def padded_batches(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 def reconstruct(vqvae: VQVAE, params, batch_size: int) -> Callable:
   """A function uint8 [N, H, W, 3] -> (uint8 [N, H, W, 3], int32 [N, L]).
 
-  It compiles once, whatever N is.
+  It compiles once, whatever N is. Of a continuous autoencoder L is 0.
   """
 
   @jax.jit
   def step(params, image_BHW3):
     x_BHW3 = image_BHW3.astype(jnp.float32) / 127.5 - 1
-    idx_BL = vqvae.apply({"params": params}, x_BHW3, method="encode")
-    y_BHW3 = vqvae.apply({"params": params}, idx_BL, method="tokens_to_image")
+    if _continuous(vqvae):
+      idx_BL = jnp.zeros((len(x_BHW3), 0), jnp.int32)
+      y_BHW3 = vqvae.apply(
+        {"params": params}, x_BHW3, method="reconstruct_scales"
+      )[-1]
+    else:
+      idx_BL = vqvae.apply({"params": params}, x_BHW3, method="encode")
+      y_BHW3 = vqvae.apply({"params": params}, idx_BL, method="tokens_to_image")
     return jnp.round((y_BHW3 + 1) * 127.5).astype(jnp.uint8), idx_BL
 
   def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +145,10 @@ def reconstruct(vqvae: VQVAE, params, batch_size: int) -> Callable:
     return np.concatenate(images), np.concatenate(tokens)
 
   return run
+
+
+def _continuous(vqvae: VQVAE) -> bool:
+  return vqvae.config.quantizer == "none"
 
 
 def evaluate_reconstruction(
@@ -159,17 +175,18 @@ def evaluate_reconstruction(
     ValueError: no pictures, or pictures of another size.
   """
   _check_size(vqvae, pictures)
-  begin_ends = vqvae.config.schedule.begin_ends
+  # A latent without tokens uses no codes.
+  spans = () if _continuous(vqvae) else vqvae.config.schedule.begin_ends
   run = reconstruct(vqvae, params, batch_size)
   mse = {k: [] for k in ("art", "whole", "blank_art", "blank_whole")}
   codes = vqvae.config.counted_codes
-  counts_KV = np.zeros((len(begin_ends), codes), np.int64)
+  counts_KV = np.zeros((len(spans), codes), np.int64)
   for start in range(0, len(pictures), batch_size):
     part = slice(start, start + batch_size)
     recon, idx_BL = run(pictures.image[part])
     for name, error in _errors(pictures, part, recon).items():
       mse[name].append(error)
-    for k, (begin, end) in enumerate(begin_ends):
+    for k, (begin, end) in enumerate(spans):
       counts_KV[k] += np.bincount(
         idx_BL[:, begin:end].reshape(-1) % codes, minlength=codes
       )
@@ -179,7 +196,7 @@ def evaluate_reconstruction(
   )
   return ReconstructionReport(
     {k: np.concatenate(v).astype(np.float64) for k, v in mse.items()},
-    counts_KV,
+    counts_KV if spans else None,
     scale_mse_KN,
   )
 

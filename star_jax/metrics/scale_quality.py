@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax import perceptual
+from star_jax.evaluation.collect import Extractor
 from star_jax.evaluation.distances import frechet_distance
 from star_jax.evaluation.moments import Moments
 from star_jax.metrics import efficientnet
@@ -23,6 +24,8 @@ from star_jax.tokenizer.vqvae import VQVAE
 # Reconstructions uint8 [N, H, W, 3], one for each original -> figures by name.
 Judge = Callable[[np.ndarray], dict[str, float]]
 PERCEPTUAL, SSIM, KID, FRECHET = "perceptual", "ssim", "kid", "frechet"
+# The Frechet distance of InceptionV3 features alone has that name.
+RFID = "rfid"
 
 
 def scale_pictures(
@@ -99,6 +102,34 @@ def feature_judge(real: np.ndarray, batch_size: int) -> Judge:
     }
 
   return judge
+
+
+def inception_judge(extractor: Extractor) -> Callable[[np.ndarray, int], Judge]:
+  """Makes judges, from the originals, that find the rFID.
+
+  Args:
+    extractor: of InceptionV3; every judge runs its one program, in its batches.
+  """
+
+  def make(real, batch_size):
+    del batch_size
+    moments = _pool_moments(extractor, real)
+    return lambda made: {
+      RFID: frechet_distance(_pool_moments(extractor, made), moments)
+    }
+
+  return make
+
+
+def _pool_moments(extractor: Extractor, image: np.ndarray) -> Moments:
+  out, size = (
+    Moments.empty(extractor.network.widths["pool"]),
+    extractor.batch_size,
+  )
+  source = ((i, image[i : i + size]) for i in range(0, len(image), size))
+  for features in extractor.stream(source):
+    out.add(features["pool"])
+  return out
 
 
 # What a judge of `judges.JUDGES` is made by, from the originals.

@@ -1,5 +1,6 @@
 """Damage of pictures: its strength grows, and the table says how much."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from star_jax.metrics import damage
@@ -15,7 +16,8 @@ def test_rows_of_a_plain_distance():
 
   def squared(x, y):
     assert x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1
-    return np.mean(np.square(x - y), axis=(1, 2, 3))
+    assert x.shape[1:] == y.shape
+    return np.mean(np.square(x - y), axis=(2, 3, 4))
 
   rows = damage.measure(squared, image)
   assert [r[:2] for r in rows] == [
@@ -25,6 +27,22 @@ def test_rows_of_a_plain_distance():
     assert farther == 1, (name, strength)
     # Of values in [-1, 1]: four times the error of those in [0, 1].
     assert np.isclose(db, -10 * np.log10(mean / 4), atol=2)
+
+
+def test_batches_of_all_strengths():
+  """Over batches that the last one does not fill."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((4, 5, 2, 2, 3)).astype(np.float32)
+  y = rng.standard_normal((5, 2, 2, 3)).astype(np.float32)
+  seen = []
+  distance = damage.in_batches(
+    lambda scale, x, y: scale * jnp.mean(jnp.abs(x - y), axis=(1, 2, 3)),
+    np.float32(3),
+    lambda done, total: seen.append((done, total)),
+  )
+  want = 3 * np.abs(x - y).mean((2, 3, 4))
+  np.testing.assert_allclose(distance(x, y), want, rtol=1e-5)
+  assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_damage_is_what_it_says():

@@ -22,6 +22,7 @@ class PooledGray:
     vocab_size=32,
     counted_codes=32,
     image_size=(8, 8),
+    quantizer="vq",
   )
 
   def apply(self, variables, x, method):

@@ -49,6 +49,18 @@ def test_arms_have_equal_bits():
     assert config.image_size == (64, 64)
 
 
+@pytest.mark.parametrize("arm", tokenizer_quantizers.ARMS)
+def test_every_arm_has_a_tiny_form(arm):
+  c = tokenizer_quantizers.get_config(f"{arm},runlocal")
+  config = VQVAEConfig.from_dict(c.tokenizer.to_dict())
+  whole = tokenizer_quantizers.get_config(arm).tokenizer
+  assert config.quantizer == whole.quantizer
+  assert config.vocab_size == 2**tokenizer_quantizers.RUNLOCAL_BITS
+  assert c.data == "synthetic" and c.num_steps <= 20
+  with pytest.raises(ValueError, match=r"'huge'; accepted .*fsq,runlocal"):
+    tokenizer_quantizers.get_config(f"{arm},huge")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("arm", tokenizer_quantizers.ARMS)
 def test_an_arm_trains_from_its_start_to_a_bundle(arm, tmp_path):

@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 
+from star_jax.evaluation.collect import Extractor
 from star_jax.metrics import heldout, judges, scale_quality
+from star_jax.metrics.ceiling import measure_ceiling
 from star_jax.metrics.context import Context, picture_grid
 from star_jax.metrics.progress import Progress
 from star_jax.metrics.reconstruction import (
@@ -27,12 +29,16 @@ TITLES = {
   scale_quality.PERCEPTUAL: ("VGG16-HED perceptual distance", 4),
   scale_quality.KID: ("EfficientNet-lite0 KID", 4),
   scale_quality.FRECHET: ("EfficientNet-lite0 Frechet distance", 1),
+  scale_quality.RFID: ("rFID", 2),
 }
+# They compare sets: two halves of the originals say what is near.
+OF_SETS = ("efficientnet", "inception")
 
 
 def run(ctx: Context) -> Result:
   """Measures, and writes reconstructions.png (pictures over copies) and
-  scales.png (pictures, and what they are after every scale)."""
+  scales.png (pictures, what the ceiling makes of them, and what they are after
+  every scale)."""
   c = ctx.config
   chosen = judges.choose_judges(c.tokenizer.judges, ctx.bundle.notes)
   pictures, styles = _pictures(ctx)
@@ -50,14 +56,22 @@ def run(ctx: Context) -> Result:
     str(s): {"psnr": float(art[styles == s].mean()), "n": int(n)}
     for s, n in zip(*np.unique(styles, return_counts=True))
   }
-  schedule = ctx.vqvae.config.schedule
-  values["bits_per_pixel"] = scale_quality.bits(
-    schedule.lengths,
-    values["codebook"]["entropy_per_scale"],
-    ctx.vqvae.config.vocab_size,
-    math.prod(ctx.image_size),
-  )
-  values |= _judged(ctx, pictures.image, chosen)
+  if "codebook" in values:
+    values["bits_per_pixel"] = scale_quality.bits(
+      ctx.vqvae.config.schedule.lengths,
+      values["codebook"]["entropy_per_scale"],
+      ctx.vqvae.config.vocab_size,
+      math.prod(ctx.image_size),
+    )
+  best = None
+  if ctx.ceiling is not None:
+    best, means = measure_ceiling(ctx.ceiling, pictures, c.batch_size)
+    values["ceiling"] = {"bundle": ctx.ceiling.hash, "psnr": means}
+  judged = _judged(ctx, pictures.image, chosen, best)
+  quality = judged.pop("ceiling")
+  if best is not None:
+    values["ceiling"]["quality"] = quality
+  values |= judged
   _save_sheet(ctx, pictures.image[: 3 * SHEET_COLUMNS])
   return Result(values, _rows(values))
 
@@ -80,13 +94,20 @@ def _pictures(ctx: Context) -> tuple[Pictures, np.ndarray]:
   return Pictures(image, alpha, np.broadcast_to(mean, image.shape)), styles
 
 
-def _judged(ctx: Context, image: np.ndarray, chosen: dict[str, str]) -> dict:
+def _judged(
+  ctx: Context,
+  image: np.ndarray,
+  chosen: dict[str, str],
+  best: np.ndarray | None,
+) -> dict:
   """What the judges say: of all pictures ("quality"), of the first ones after
-  every scale ("after_scale"), of two halves of the originals ("floor").
+  every scale ("after_scale"), of two halves of the originals ("floor"), of the
+  ceiling's pictures ("ceiling").
 
   Args:
     image: the originals.
     chosen: judge -> why it does not measure, or "".
+    best: the originals through the ceiling, if there is one.
   """
   c = ctx.config
   few = image[: c.tokenizer.num_scale_pictures]
@@ -94,25 +115,33 @@ def _judged(ctx: Context, image: np.ndarray, chosen: dict[str, str]) -> dict:
   after = scale_quality.scale_pictures(
     ctx.vqvae, ctx.tokenizer_params, few, c.batch_size
   )
-  _save_scales(ctx, few, after)
+  _save_scales(ctx, few, after, best)
   out = {"quality": {}, "after_scale": {}, "floor": {}, "not_measured": {}}
+  out["ceiling"] = {}
+  partial = judges.partial_judges(ctx.ceiling.notes) if ctx.ceiling else {}
   makers = {"ssim": scale_quality.similarity_judge}
   for judge, reason in chosen.items():
     if reason:
       out["not_measured"][judge] = reason
     else:
       makers[judge] = scale_quality.MAKERS[judge]
+  if ctx.inception is not None:
+    extractor = Extractor(ctx.inception, c.pictures.batch_size)
+    makers["inception"] = scale_quality.inception_judge(extractor)
   half = len(image) // 2
   for name, make in makers.items():
     try:
-      out["quality"] |= make(image, c.batch_size)(made)
+      judge = make(image, c.batch_size)
+      out["quality"] |= judge(made)
+      if best is not None and name not in partial:
+        out["ceiling"] |= judge(best)
       judge = make(few, c.batch_size)
       for found in map(judge, after):
         for key, value in found.items():
           out["after_scale"].setdefault(key, []).append(value)
-      if name == "efficientnet":
+      if name in OF_SETS:
         floor = make(image[:half], c.batch_size)
-        out["floor"] = floor(image[half : 2 * half])
+        out["floor"] |= floor(image[half : 2 * half])
     except (FileNotFoundError, ValueError) as error:
       # Its weights are not installed, or the pictures are too small for it.
       out["not_measured"][name] = str(error)
@@ -121,7 +150,6 @@ def _judged(ctx: Context, image: np.ndarray, chosen: dict[str, str]) -> dict:
 
 def _rows(values: dict) -> list[tuple[str, str, str]]:
   psnrs, pooled = values["psnr"], values["psnr_pooled"]
-  book = values["codebook"]
 
   def line(name, key, blank):
     return (
@@ -139,11 +167,19 @@ def _rows(values: dict) -> list[tuple[str, str, str]]:
       (f"  art, {style}", f"{entry['psnr']:.2f} dB", f"n = {entry['n']}")
     )
   after = ", ".join(f"{x:.1f}" for x in values["psnr_art_after_scale"])
+  rows.append(("PSNR over the art after each scale", after, "dB"))
+  if "codebook" in values:
+    rows += _usage_rows(values["codebook"], values["bits_per_pixel"])
+  rows += _judged_rows(values)
+  if "ceiling" in values:
+    rows.append(_ceiling_row(values["ceiling"]))
+  return rows
+
+
+def _usage_rows(book: dict, bits: dict) -> list[tuple[str, str, str]]:
   shares = ", ".join(f"{100 * x:.0f}" for x in book["used_share_per_scale"])
   entropies = ", ".join(f"{x:.1f}" for x in book["entropy_per_scale"])
   return [
-    *rows,
-    ("PSNR over the art after each scale", after, "dB"),
     (
       "codebook in use",
       f"{100 * book['used_share']:.1f}%",
@@ -154,11 +190,19 @@ def _rows(values: dict) -> list[tuple[str, str, str]]:
     ("entropy of a token at each scale", entropies, "nats"),
     (
       "bits per pixel",
-      f"{values['bits_per_pixel']['plain']:.3f}",
-      f"{values['bits_per_pixel']['coded']:.3f} as frequencies allow",
+      f"{bits['plain']:.3f}",
+      f"{bits['coded']:.3f} as frequencies allow",
     ),
-    *_judged_rows(values),
   ]
+
+
+def _ceiling_row(ceiling: dict) -> tuple[str, str, str]:
+  """All of the ceiling in one row; it has no tokens."""
+  parts = [f"whole picture {ceiling['psnr']['whole']:.2f} dB"]
+  for key, value in ceiling["quality"].items():
+    title, digits = TITLES[key]
+    parts.append(f"{title} {value:.{digits}f}")
+  return "KL ceiling", f"{ceiling['psnr']['art']:.2f} dB", ", ".join(parts)
 
 
 def _judged_rows(values: dict) -> list[tuple[str, str, str]]:
@@ -193,10 +237,15 @@ def _save_sheet(ctx: Context, image: np.ndarray) -> None:
   sheet.save(ctx.folder / "reconstructions.png")
 
 
-def _save_scales(ctx: Context, image: np.ndarray, after: np.ndarray) -> None:
-  """Top row: originals; then the pictures after every scale, the last row is
-  the reconstruction."""
+def _save_scales(
+  ctx: Context, image: np.ndarray, after: np.ndarray, best: np.ndarray | None
+) -> None:
+  """Top row: originals; below them what the ceiling makes of them, if there is
+  one; then the pictures after every scale, the last row is the reconstruction.
+  """
   columns = min(SCALE_COLUMNS, len(image))
   rows = [image[:columns], *after[:, :columns]]
+  if best is not None:
+    rows.insert(1, best[:columns])
   sheet = picture_grid(np.concatenate(rows), columns)
   sheet.save(ctx.folder / "scales.png")
