@@ -48,7 +48,9 @@ _BEST_OF = flags.DEFINE_integer(
   "best_of", None, "Draw so many pictures a prompt and keep the best."
 )
 _SCORE = flags.DEFINE_string(
-  "score", None, "What is best: scene, classifier, clip or aesthetic."
+  "score",
+  None,
+  "What is best: scene, classifier, clip, aesthetic or imagereward.",
 )
 _IMAGES = flags.DEFINE_string(
   "images", None, "Compare these pictures instead of a model: folder or .npz."

@@ -5,6 +5,7 @@ classifier  log probability of the class by EfficientNet-lite0 (offline; for
             models of the 1,000 ImageNet classes)
 clip        CLIP score with the caption (config.clip)
 aesthetic   aesthetic head on CLIP-L (config.clip and config.aesthetic)
+imagereward ImageReward with the caption (config.imagereward)
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from PIL import Image
 
 from star_jax.data.scene_text import read_caption
 from star_jax.evaluation.clip_score import load_aesthetic, load_clip_score
+from star_jax.evaluation.image_reward import load_image_reward
 from star_jax.metrics.efficientnet import WIDTHS, default_network
 from star_jax.metrics.scene_match import SceneMatcher
 from star_jax.metrics.scene_score import SceneScore, score_scene
 from star_jax.metrics.sprite_bank import SpriteBank
 
-NAMES = ("scene", "classifier", "clip", "aesthetic")
+NAMES = ("scene", "classifier", "clip", "aesthetic", "imagereward")
 
 
 def build_scorer(name: str, ctx):
@@ -42,6 +44,9 @@ def build_scorer(name: str, ctx):
     return load_clip_score(ctx.config.clip)
   if name == "aesthetic":
     return load_aesthetic(ctx.config.clip, ctx.config.aesthetic)
+  if name == "imagereward":
+    config = ctx.config
+    return load_image_reward(config.imagereward, config.imagereward_vocab)
   raise ValueError(f"--score is one of {', '.join(NAMES)}, got {name!r}.")
 
 
