@@ -32,6 +32,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   c.best_of = ConfigDict(dict(n=1, score="scene"))
   c.clip = ""  # folder of a CLIP, for scores by it
   c.aesthetic = ""  # file of the aesthetic head on CLIP-L
+  c.imagereward = ""  # ImageReward.pt
+  c.imagereward_vocab = ""  # vocab.txt of BERT; empty: of the package of MiniLM
 
   c.tokenizer = ConfigDict()
   # Held-out icons, "art", or a name of config.data such as "folder".

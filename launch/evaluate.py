@@ -5,6 +5,7 @@
   python launch/evaluate.py --what=distribution --best_of=4 --n=1000
   python launch/evaluate.py --images=FOLDER --reference=FOLDER_OR_NPZ
   python launch/evaluate.py --export=geneval --prompts=FILE --out=FOLDER
+  python launch/evaluate.py --rate=imagereward --images=FOLDER --prompts=FILE
   python launch/evaluate.py --report=results/a,results/b --out=results/report
 
 Prints a table for each part and writes <part>.json and pictures to --out. A
@@ -51,7 +52,9 @@ _BEST_OF = flags.DEFINE_integer(
   "best_of", None, "Draw so many pictures a prompt and keep the best."
 )
 _SCORE = flags.DEFINE_string(
-  "score", None, "What is best: scene, classifier, clip or aesthetic."
+  "score",
+  None,
+  "What is best: scene, classifier, clip, aesthetic or imagereward.",
 )
 _IMAGES = flags.DEFINE_string(
   "images", None, "Compare these pictures instead of a model: folder or .npz."
@@ -59,18 +62,29 @@ _IMAGES = flags.DEFINE_string(
 _REFERENCE = flags.DEFINE_string(
   "reference", None, "With --images: folder, .npz of pictures or statistics."
 )
-_NAME = flags.DEFINE_string("name", "", "With --images: of the report's row.")
+_NAME = flags.DEFINE_string("name", "", "With --images: name of the result.")
 _PER_CATEGORY = flags.DEFINE_boolean(
   "per_category", False, "With --images: subfolders apart too, as MJHQ-30K."
 )
 _EXPORT = flags.DEFINE_string(
   "export", None, "Draw for a benchmark: geneval, dpg, imagereward or mjhq."
 )
+_RATE = flags.DEFINE_list(
+  "rate",
+  None,
+  "Score the pictures of --images with their prompts: clip, aesthetic,"
+  " imagereward (several with commas).",
+)
+_LAYOUT = flags.DEFINE_string(
+  "layout",
+  "imagereward",
+  "With --rate: the --export that the pictures lie as, not dpg.",
+)
 _PROMPTS = flags.DEFINE_string(
-  "prompts", None, "With --export: the benchmark's own prompts."
+  "prompts", None, "With --export and --rate: the benchmark's own prompts."
 )
 _PER_PROMPT = flags.DEFINE_integer(
-  "per_prompt", None, "With --export: pictures a prompt, if not the usual."
+  "per_prompt", None, "With --prompts: pictures a prompt, if not the usual."
 )
 _REPORT = flags.DEFINE_list(
   "report", None, "Draw tables and figures from these results instead."
@@ -90,6 +104,9 @@ def main(argv):
 
   use_compilation_cache()
   config = _config()
+  if _RATE.value:
+    rate(config)
+    return
   if _IMAGES.value:
     compare_pictures(config)
     return
@@ -132,6 +149,27 @@ def compare_pictures(config) -> None:
     _OUT.value,
     name=_NAME.value,
     per_category=_PER_CATEGORY.value,
+  )
+
+
+def rate(config) -> None:
+  from star_jax.evaluation.ratings import rate_pictures
+
+  if not _IMAGES.value or not _PROMPTS.value:
+    raise ValueError(
+      "--rate needs --images, a folder of pictures, and --prompts, what they"
+      " were drawn from."
+    )
+  rate_pictures(
+    _RATE.value,
+    config,
+    _IMAGES.value,
+    _PROMPTS.value,
+    _OUT.value,
+    layout=_LAYOUT.value,
+    per_prompt=_PER_PROMPT.value,
+    limit=_N.value,
+    name=_NAME.value,
   )
 
 

@@ -38,9 +38,8 @@ def preprocess(image: Image.Image, size: int) -> np.ndarray:
     float32 [size, size, 3].
   """
   image = image.convert("RGB")
-  scale = size / min(image.size)
   # As torchvision's Resize: the longer side is rounded down.
-  wide, high = (max(size, int(side * scale)) for side in image.size)
+  wide, high = (size * side // min(image.size) for side in image.size)
   image = image.resize((wide, high), Image.Resampling.BICUBIC)
   left, top = round((wide - size) / 2), round((high - size) / 2)
   image = image.crop((left, top, left + size, top + size))

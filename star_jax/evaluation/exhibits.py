@@ -1,8 +1,8 @@
 """launch/evaluate.py --report: the papers' tables and figures from results.
 
-Result files are what --images and --what=distribution write. A column is
-there if some row has it; a measure keeps the name of its feature network, so
-that distances of other features never stand under FID.
+Result files are what --images, --what=distribution and --rate write. A column
+is there if some row has it; a measure keeps the name of its feature network,
+so that distances of other features never stand under FID.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from star_jax.evaluation import published
 from star_jax.evaluation.figures import radar, scatter
+from star_jax.evaluation.ratings import FILE as RATINGS
 from star_jax.metrics.report import read_json, table
 
 TABLES = "tables.md"
@@ -31,7 +32,8 @@ _COSTS = {
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-  """Rows of result files, or of all files in folders of results.
+  """Rows of result files, or of all files in folders of results; ratings are
+  left to `read_ratings`.
 
   Raises:
     ValueError: a file that is absent or is no result of a comparison.
@@ -42,13 +44,32 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     if path.is_dir():
       names = ("pictures.json", "distribution.json")
       files = [f for name in names for f in sorted(path.rglob(name))]
-    if not files:
+    ratings = _rating_files(path)
+    if not files and not ratings:
       raise ValueError(
-        f"{path} holds no pictures.json or distribution.json, which --images"
-        " and --what=distribution write."
+        f"{path} holds no pictures.json, distribution.json or {RATINGS}, which"
+        " --images, --what=distribution and --rate write."
       )
-    rows += [_row(file) for file in files]
+    rows += [_row(file) for file in files if file not in ratings]
   return rows
+
+
+def read_ratings(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+  """The contents of all ratings.json among files and folders.
+
+  Raises:
+    ValueError: a file of that name that --rate has not written.
+  """
+  files = [file for path in map(Path, paths) for file in _rating_files(path)]
+  out = [read_json(file) for file in files]
+  for file, result in zip(files, out):
+    if not isinstance(result, dict) or result.get("kind") != "ratings":
+      raise ValueError(f"{file} is not a result of --rate.")
+  return out
+
+
+def _rating_files(path: Path) -> list[Path]:
+  return [path] if path.name == RATINGS else sorted(path.rglob(RATINGS))
 
 
 def _row(file: Path) -> dict[str, Any]:
@@ -109,6 +130,7 @@ def write_report(
     ),
     "Categories, Frechet distance": category_table(rows),
     "Depth and resolution": depth_table(rows, published.CLASS_CONDITIONAL),
+    "Ratings": rating_table(read_ratings(paths)),
   }
   text = "\n\n".join(f"### {title}\n\n{body}" for title, body in parts.items())
   text = f"{_NOTE}\n\n{text}"
@@ -182,6 +204,30 @@ def category_table(rows: Sequence[Mapping]) -> str:
   ]
   header = [f"{row['name']} ({row['network']})" for row in rows]
   return table(lines, ["category", *header])
+
+
+def rating_table(results: Sequence[Mapping]) -> str:
+  """Mean scores with their 95% intervals over prompts, one column a score
+  (of one file of weights each), one row a folder of pictures."""
+  if not results:
+    return _NO_ROWS
+  cells = [
+    {
+      result["protocol"][score]: f"{v['mean']:.4g} +- {v['half']:.2g}"
+      for score, v in result["values"].items()
+    }
+    for result in results
+  ]
+  columns = list(dict.fromkeys(word for row in cells for word in row))
+  lines = [
+    (
+      result["name"],
+      *(row.get(word, "-") for word in columns),
+      f"measured, {result['protocol']['backend']}",
+    )
+    for result, row in zip(results, cells)
+  ]
+  return table(lines, ["", *columns, "source"])
 
 
 def depth_table(rows: Sequence[Mapping], known: Sequence[Mapping]) -> str:

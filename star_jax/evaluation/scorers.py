@@ -5,6 +5,7 @@ classifier  log probability of the class by EfficientNet-lite0 (offline; for
             models of the 1,000 ImageNet classes)
 clip        CLIP score with the caption (config.clip)
 aesthetic   aesthetic head on CLIP-L (config.clip and config.aesthetic)
+imagereward ImageReward with the caption (config.imagereward)
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from PIL import Image
 
 from star_jax.data.scene_text import read_caption
 from star_jax.evaluation.clip_score import load_aesthetic, load_clip_score
+from star_jax.evaluation.image_reward import load_image_reward
 from star_jax.metrics.efficientnet import WIDTHS, default_network
 from star_jax.metrics.scene_match import SceneMatcher
 from star_jax.metrics.scene_score import SceneScore, score_scene
 from star_jax.metrics.sprite_bank import SpriteBank
 
-NAMES = ("scene", "classifier", "clip", "aesthetic")
+# Scores of any picture, whose weights the config names.
+WEIGHED = ("clip", "aesthetic", "imagereward")
+NAMES = ("scene", "classifier", *WEIGHED)
 
 
 def build_scorer(name: str, ctx):
@@ -38,11 +42,26 @@ def build_scorer(name: str, ctx):
     return SceneScorer(ctx.scenes("heldout"))
   if name == "classifier":
     return ClassifierScorer(ctx.bundle)
-  if name == "clip":
-    return load_clip_score(ctx.config.clip)
-  if name == "aesthetic":
-    return load_aesthetic(ctx.config.clip, ctx.config.aesthetic)
+  if name in WEIGHED:
+    return load_scorer(name, ctx.config)
   raise ValueError(f"--score is one of {', '.join(NAMES)}, got {name!r}.")
+
+
+def load_scorer(name: str, config):
+  """A `best_of.Scorer` that needs no model.
+
+  Args:
+    name: one of WEIGHED.
+    config: configs/evaluate.py; says where the weights lie.
+
+  Raises:
+    ValueError: weights that are missing or of another network.
+  """
+  if name == "clip":
+    return load_clip_score(config.clip)
+  if name == "aesthetic":
+    return load_aesthetic(config.clip, config.aesthetic)
+  return load_image_reward(config.imagereward, config.imagereward_vocab)
 
 
 class SceneScorer:

@@ -144,6 +144,16 @@ def test_preprocessing_keeps_the_centre():
   np.testing.assert_allclose(x[10, 10], white, rtol=1e-5)
 
 
+def test_preprocessing_rounds_the_longer_side_as_torchvision():
+  rng = np.random.default_rng(0)
+  image = Image.fromarray(rng.integers(0, 256, (320, 360, 3), np.uint8))
+  # 360 x 224 / 320 is 252, a little less in floating point.
+  scaled = image.resize((252, 224), Image.Resampling.BICUBIC)
+  centre = np.asarray(scaled.crop((14, 0, 238, 224)), np.float32) / 255
+  expected = (centre - clip_vision.MEAN) / clip_vision.STD
+  np.testing.assert_allclose(preprocess(image, 224), expected, atol=1e-5)
+
+
 def test_aesthetic_head_is_its_linear_layers():
   rng = np.random.default_rng(0)
   layers = [
