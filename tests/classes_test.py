@@ -36,6 +36,7 @@ def test_the_class_decides(star, named):
   np.testing.assert_array_equal(out.tokens_BL[0, out.keep_L], kept)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("outpaint", [False, True])
 def test_an_edit_keeps_the_tokens_of_every_scale(star, outpaint):
   rng = np.random.default_rng(0)

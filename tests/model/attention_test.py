@@ -200,6 +200,7 @@ def test_kept_tail_tokens_stand_for_the_others(query_block):
   np.testing.assert_allclose(some, full[:, :, rows], atol=1e-5)
 
 
+@pytest.mark.long
 def test_long_sequences_go_a_few_heads_at_a_time(monkeypatch):
   """The same figures and gradients, with bounded temporaries."""
   lengths = SCHEDULES["squares"].lengths

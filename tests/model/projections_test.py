@@ -29,6 +29,7 @@ def test_rotation_as_a_product_is_the_rotation(dtype):
   )
 
 
+@pytest.mark.long
 def test_training_by_heads_is_training_by_flat_channels(monkeypatch):
   """Same parameters, same logits, same gradients, whatever is kept."""
   tokenizer = testing.tiny_tokenizer_config()

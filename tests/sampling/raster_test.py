@@ -16,6 +16,7 @@ from star_jax.sampling.raster import guidance_ratios
 from star_jax.scales import ScaleSchedule
 from star_jax.teacher_forcing import teacher_forcing_input
 from star_jax.tokenizer.vqvae import VQVAE
+from tests.cases import long_but
 
 BATCH, TEXT_TOKENS, WIDTH = 4, 5, 12
 
@@ -57,11 +58,14 @@ class Tiny:
 
 @pytest.fixture(
   scope="module",
-  params=[
-    ((4,), {}),
-    ((1, 2, 3), {"adaptive_norm": "block", "position": "absolute"}),
-  ],
-  ids=["raster", "flattened"],
+  params=long_but(
+    1,
+    [
+      [(4,), {}],
+      [(1, 2, 3), {"adaptive_norm": "block", "position": "absolute"}],
+    ],
+    ids=["raster", "flattened"],
+  ),
 )
 def tiny(request):
   patch_nums, overrides = request.param

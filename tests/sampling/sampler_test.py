@@ -9,7 +9,6 @@ from star_jax import testing
 from star_jax.model.star import Star
 from star_jax.sampling import sampler as S
 from star_jax.tokenizer.vqvae import VQVAE
-from tests.cases import long_but
 
 T, D = 5, 12
 
@@ -160,7 +159,8 @@ def test_gumbel_smoothing_mixes_codes_between_the_scales(tiny, guided_run):
   assert smooth.image_BHW3 is None and smooth.logits_BLV is None
 
 
-@pytest.mark.parametrize("filtered", long_but(1, [False, True]))
+@pytest.mark.long
+@pytest.mark.parametrize("filtered", [False, True])
 def test_smoothing_sees_the_logits_after_or_before_the_filters(tiny, filtered):
   run = tiny.sampler(
     gumbel_smooth=True, smooth_filtered=filtered, return_image=False

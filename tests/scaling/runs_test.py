@@ -91,6 +91,7 @@ def test_a_cooldown_is_the_run_of_its_schedule(fake, tmp_path):
     np.testing.assert_array_equal(kernel(sweep.out / name), kernel(folder))
 
 
+@pytest.mark.long
 def test_a_trunk_past_the_branch_is_refused(fake, tmp_path):
   c = config()
   planned = plan.plan_sweep(c)

@@ -91,6 +91,7 @@ def test_what_is_finished_is_kept(sweep, tmp_path):
   assert asked == ["prepare"] and again == results
 
 
+@pytest.mark.long
 def test_an_arm_of_another_protocol_runs_again(sweep):
   config = ablations.get_config("runlocal")
   sweep(config)

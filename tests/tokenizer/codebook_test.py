@@ -63,6 +63,7 @@ def test_start_from_features_uses_the_codebook_and_lowers_the_loss():
   assert float(jnp.abs(params["quantizer"]["codebook_VCv"]).max()) < 0.1
 
 
+@pytest.mark.long
 def test_start_from_few_images_fills_the_codebook():
   _, params, f = _setup()
   started = _start(params, f[:1])

@@ -93,6 +93,7 @@ def test_own_phi_of_every_scale_are_copied():
     )
 
 
+@pytest.mark.long
 def test_all_other_weights_stay_and_the_grown_one_runs():
   params, grown = grow((1, 2, 5), old=(1, 2, 3))
   jax.tree.map(np.testing.assert_array_equal, grown.params, params)

@@ -86,6 +86,7 @@ def test_half_precision_stays_inside_encoder_and_decoder(setup):
   assert "bf16[2,4,6,8]" in text
 
 
+@pytest.mark.long
 def test_pictures_of_every_scale_end_in_the_reconstruction(setup):
   vqvae, params, image_BHW3 = setup
 

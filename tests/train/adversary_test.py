@@ -161,6 +161,7 @@ def run(workdir, monkeypatch, stop_at=None):
   return train_and_evaluate(config, workdir, task=Game(config, on_step=stop))
 
 
+@pytest.mark.long
 def test_a_restart_repeats_both_sides_bitwise(tmp_path, monkeypatch):
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   run(whole, monkeypatch)

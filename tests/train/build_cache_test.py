@@ -107,6 +107,7 @@ def test_variants_are_crops_of_one_original(config):
   assert not set(places) & {held.record(i).original for i in range(len(held))}
 
 
+@pytest.mark.long
 def test_flips_are_counted_and_never_where_a_side_is_named(config, capsys):
   config.cache.update(flip=True, variants=4)
   builder.build_cache(config)

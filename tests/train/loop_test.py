@@ -158,6 +158,7 @@ def test_the_checkpoint_is_there_before_pictures_are_drawn(tmp_path):
   assert seen == [["4"], ["4", "8"]] or seen == [["4"], ["8", "4"]]
 
 
+@pytest.mark.long
 def test_means_reach_across_a_stop(tmp_path):
   """A row of means is that of an unbroken run, wherever it was stopped."""
   whole, broken = tmp_path / "whole", tmp_path / "broken"

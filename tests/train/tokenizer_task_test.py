@@ -79,6 +79,7 @@ def test_parts_of_a_batch_count_the_same_codes(pieces):
   np.testing.assert_allclose(sum(parts) / 2, whole, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_codebook_starts_from_features_in_parameters_and_average(pieces):
   task, _, state = pieces
   before = state.params["quantizer"]["codebook_VCv"]
