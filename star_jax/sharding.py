@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
@@ -148,9 +149,15 @@ def make_mesh(
       f"config.mesh takes {count} of {len(devices)} devices, which leaves"
       f" process {min(idle)} without one; give an axis -1."
     )
-  return jax.make_mesh(
-    sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices[:count]
-  )
+  types, devices = (AxisType.Auto,) * len(AXES), devices[:count]
+  try:
+    return jax.make_mesh(sizes, AXES, types, devices=devices)
+  except NotImplementedError:
+    # On a TPU, where an axis of its torus has to be cut for these sizes.
+    placed = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
+    return Mesh(placed, AXES, axis_types=types)
 
 
 def check_rules(rules: Sequence[tuple[str, tuple]] = RULES) -> None:

@@ -238,6 +238,20 @@ def assert_same(found, expected):
     np.testing.assert_allclose(ours, theirs, atol=atol, rtol=1e-4)
 
 
+def test_a_mesh_that_cuts_an_axis_of_a_torus_is_made(monkeypatch):
+  """jax.make_mesh refuses such sizes, 2 of the 4 of a TPU's axis."""
+
+  def refuse(*args, **kwargs):
+    raise NotImplementedError("Failed to find assignment")
+
+  expected = make_mesh(data=2, fsdp=2, tensor=2)
+  monkeypatch.setattr(jax, "make_mesh", refuse)
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  assert mesh.shape == expected.shape
+  assert mesh.axis_types == expected.axis_types
+  assert {*mesh.devices.flat} == {*jax.devices()}
+
+
 @pytest.fixture(scope="module")
 def whole():
   return loss_and_grads(make_config())
