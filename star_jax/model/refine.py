@@ -115,7 +115,7 @@ class RefineHead(nn.Module):
   def setup(self):
     cfg, std = self.config, self.config.weight_std
     init = weight_init(std)
-    shape = (self.config.schedule.num_scales, cfg.width)
+    shape = (cfg.schedule.num_scales, cfg.width)
     self.pos_start = self.param("pos_start", init, (cfg.width,))
     self.lvl_embed = self.param("lvl_embed", init, shape)
     self.text_proj = self._dense(cfg.width)
