@@ -184,7 +184,7 @@ def evaluate_reconstruction(
   for start in range(0, len(pictures), batch_size):
     part = slice(start, start + batch_size)
     recon, idx_BL = run(pictures.image[part])
-    for name, error in _errors(pictures, part, recon).items():
+    for name, error in picture_errors(pictures, part, recon).items():
       mse[name].append(error)
     for k, (begin, end) in enumerate(spans):
       counts_KV[k] += np.bincount(
@@ -216,7 +216,9 @@ def _unit(image: np.ndarray) -> np.ndarray:
   return image.astype(np.float32) / 255
 
 
-def _errors(pictures: Pictures, part: slice, recon) -> dict[str, np.ndarray]:
+def picture_errors(
+  pictures: Pictures, part: slice, recon: np.ndarray
+) -> dict[str, np.ndarray]:
   """The four errors of a batch, each float32 [B]."""
   image, blank = _unit(pictures.image[part]), _unit(pictures.blank[part])
   alpha = pictures.alpha[part]
